@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Calls verbs as xapi-storage-script does: argv, --json, one JSON object on stdin, both pipes read to their ends."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+from typing import Any
+import uuid as uuids
+
+from tests import contract
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PLUGIN = Path(os.environ.get("ZFSVOL_PLUGIN", str(CHECKOUT / "volume" / "org.xen.xapi.storage.zfs-vol")))
+# Seconds. The client itself waits for ever; a verb that takes longer than this hangs.
+LIMIT = 300
+
+
+class VerbError(Exception):
+    """A verb's answer with status 1."""
+
+    def __init__(self, answer: "dict[str, Any]") -> None:
+        super().__init__(answer["code"], answer["params"])
+        self.code: str = answer["code"]
+        self.sentence: str = answer["params"][1]
+
+
+def environment() -> "dict[str, str]":
+    """What a verb inherits: where the library is, as an installed one would find it by itself."""
+    return {**os.environ, "PYTHONPATH": os.environ.get("ZFSVOL_LIBRARY", str(CHECKOUT))}
+
+
+def argv(verb: str) -> "list[str]":
+    """The verb's command line, under the interpreter of ZFSVOL_PYTHON where that is set."""
+    python = os.environ.get("ZFSVOL_PYTHON")
+    return [*([python] if python else []), str(PLUGIN / verb), "--json"]
+
+
+def start(verb: str, **arguments: Any) -> "subprocess.Popen[bytes]":
+    """Starts a verb and sends its arguments; `finish` reads the answer."""
+    request = {"dbg": "test", **arguments}
+    process = subprocess.Popen(
+        argv(verb), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    process.stdin = None
+    return process
+
+
+def finish(verb: str, process: "subprocess.Popen[bytes]") -> Any:
+    """The verb's answer, held against the contract; raises VerbError."""
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    return understand(verb, process.returncode, stdout, stderr)
+
+
+def understand(verb: str, status: int, stdout: bytes, stderr: bytes) -> Any:
+    """What the client makes of a verb's status and output; raises VerbError."""
+    answer = json.loads(stdout)
+    assert stderr == b"", stderr.decode()
+    if status == 0:
+        contract.check_result(verb, answer)
+        return answer
+    assert status == 1
+    contract.check_error(answer)
+    raise VerbError(answer)
+
+
+def call(verb: str, **arguments: Any) -> Any:
+    """One verb from start to end, with arguments as the client sends them; raises VerbError."""
+    contract.check_arguments(verb, {"dbg": "test", **arguments})
+    return finish(verb, start(verb, **arguments))
+
+
+def call_badly(verb: str, **arguments: Any) -> Any:
+    """The same with arguments that the client should not send."""
+    return finish(verb, start(verb, **arguments))
+
+
+def raw(verb: str, request: bytes) -> Any:
+    """One verb with exactly these bytes on its stdin; raises VerbError."""
+    done = subprocess.run(argv(verb), input=request, capture_output=True, env=environment(), timeout=LIMIT)
+    return understand(verb, done.returncode, done.stdout, done.stderr)
+
+
+def new_uuid() -> str:
+    """A uuid as xapi makes them."""
+    return str(uuids.uuid4())

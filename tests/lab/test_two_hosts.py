@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Two hosts that see the same disk: a pool in use by one is refused to the other, clearly, and handed over cleanly."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import VerbError, new_uuid
+from tests.lab.guest import Guest
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> "Iterator[tuple[Guest, Guest, str]]":
+    """Two guests with host ids of their own, and the path of the disk that both have."""
+    image = tmp_path / "shared-disk"
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+    one, two = Guest("one"), Guest("two")
+    one.start("--disks", "0", "--disk", str(image), "--hostid", "1111aaaa")
+    two.start("--disks", "0", "--disk", str(image), "--hostid", "2222bbbb")
+    yield one, two, one.run("sh", "-c", "echo $VM_DISKS").strip()
+    one.remove()
+    two.remove()
+
+
+@pytest.mark.parametrize("multihost", ["off", "on"])
+def test_attach_on_the_second(hosts: "tuple[Guest, Guest, str]", multihost: str) -> None:
+    one, two, disk = hosts
+    configuration = one.call(
+        "SR.create",
+        uuid=new_uuid(),
+        configuration={"device": disk, "multihost": multihost},
+        name="shared shelf",
+        description="",
+    )
+    sr = one.call("SR.attach", configuration=configuration)
+    key = one.call("Volume.create", sr=sr, name="v", description="", size=1, sharable=False)["key"]
+    with pytest.raises(VerbError) as caught:
+        two.call("SR.attach", configuration=configuration)
+    assert caught.value.code == "SR_BACKEND_FAILURE_16"
+    assert "another host" in caught.value.sentence
+    if multihost == "on":
+        # The guard holds even against force.
+        with pytest.raises(VerbError) as caught:
+            two.call("SR.attach", configuration={**configuration, "force-import": "true"})
+        assert caught.value.code == "SR_BACKEND_FAILURE_16"
+    assert two.run("zpool", "list", "-H", "-o", "name") == ""
+
+    # One host dies without a word: the other takes over when it is told to.
+    one.crash()
+    with pytest.raises(VerbError) as caught:
+        two.call("SR.attach", configuration=configuration)
+    assert "force-import" in caught.value.sentence
+    assert two.call("SR.attach", configuration={**configuration, "force-import": "true"}) == sr
+    assert [volume["key"] for volume in two.call("SR.ls", sr=sr)] == [key]
+
+
+def test_hand_over(hosts: "tuple[Guest, Guest, str]") -> None:
+    """What SR.create answered is enough to attach on the other host, once the first has detached."""
+    one, two, disk = hosts
+    configuration = one.call(
+        "SR.create", uuid=new_uuid(), configuration={"device": disk}, name="travels", description=""
+    )
+    sr = one.call("SR.attach", configuration=configuration)
+    one.call("SR.detach", sr=sr)
+    assert two.call("SR.attach", configuration=configuration) == sr
+    assert two.call("SR.stat", sr=sr)["name"] == "travels"

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What tools and simple searches say about the source, one test for each.
+
+The tools of tests/requirements.txt are taken from the directory that ZFSVOL_TOOLS names, else from PATH.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.static.source import ROOT, python_3_6, texts, written_in
+
+# Files that dom0's Python runs.
+ON_DOM0 = ("zfsvol/", "volume/", "datapath/", "plugins/")
+
+
+def tool(name):
+    """Return the path of a tool."""
+    place = os.environ.get("ZFSVOL_TOOLS")
+    found = shutil.which(name, path=place)
+    assert found, "{} is not in {}".format(name, place or "PATH")
+    return found
+
+
+def run(*command):
+    """Run a command in the root of the repository; it must find nothing to complain about."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        check=False,
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def of_dom0():
+    """Return the names of the Python files that must do with dom0's Python, of which setup.py is run when building."""
+    return [name for name in written_in(".py", "python3") if name == "setup.py" or name.startswith(ON_DOM0)]
+
+
+def test_format():
+    run(tool("ruff"), "format", "--check", "--diff", ".")
+
+
+def test_ruff():
+    run(tool("ruff"), "check", ".")
+
+
+def test_types():
+    # pytest's own types are where this pytest is.
+    run(tool("mypy"), "--python-executable", sys.executable)
+
+
+def test_nothing_newer_than_python_3_6():
+    run(tool("vermin"), "--target=3.6-", "--violations", "--no-tips", *of_dom0())
+
+
+def test_compiles_with_python_3_6():
+    python = python_3_6()
+    if python is None:
+        pytest.skip("no Python 3.6 on this machine")
+    run(python, "-c", "import sys\nfor f in sys.argv[1:]: compile(open(f, 'rb').read(), f, 'exec')", *of_dom0())
+
+
+def test_shell_scripts():
+    scripts = written_in(".sh", "(ba|da)?sh")
+    if not scripts:
+        pytest.skip("no shell scripts in the repository")
+    run("shellcheck", *scripts)
+
+
+def test_every_file_names_its_licence():
+    def names_it(name, text):
+        # A patch has the licence of what it changes.
+        licence = "" if name.endswith(".patch") else "LGPL-2.1-only"
+        return any("SPDX-License-Identifier: " + licence in line for line in text.splitlines()[:3])
+
+    exempt = ("LICENSE", ".md", ".json")
+    assert [name for name, text in texts() if text and not name.endswith(exempt) and not names_it(name, text)] == []
+
+
+def test_no_path_of_one_machine():
+    # Spelled so that it does not find itself.
+    pattern = re.compile(r"(?<![\w.}~])/(work|root|home)" + "/")
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for name, text in texts()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Disks, faults and SRs for the tests that run on genuine OpenZFS, in the lab or on a host that has it.
+
+Disks are loop devices on sparse files, so the same tests run wherever ZFS does; each test leaves no pool, no loop
+device and no device-mapper target behind, whatever it did.
+"""
+
+from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from tests import client
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def run(*argv: str, check: bool = True, stdin: str = "") -> str:
+    """One command as the administrator gives it; its stdout."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=120)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def state_of(pool: str) -> str:
+    """The pool's state as the kernel tells it; "" where it is not imported."""
+    path = Path("/proc/spl/kstat/zfs") / pool / "state"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) -> None:
+    """Polls, with a bound."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"waited {limit} s for {what}"
+        time.sleep(0.05)
+
+
+class Disk:
+    """A disk that can be made to fail: a device-mapper target above a loop device."""
+
+    def __init__(self, loop: str, name: str) -> None:
+        self.loop = loop
+        self.name = name
+        self.sectors = int(run("blockdev", "--getsz", loop))
+        run("dmsetup", "create", "--noudevsync", name, "--table", f"0 {self.sectors} linear {loop} 0")
+        number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", name).strip()
+        self.path = f"/dev/dm-{number}"
+        wait_until(lambda: os.path.exists(self.path), self.path)
+        run("udevadm", "settle", check=False)
+
+    def _load(self, table: str) -> None:
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+        run("dmsetup", "load", self.name, "--table", table)
+        run("dmsetup", "resume", "--noudevsync", self.name)
+
+    def fail(self) -> None:
+        """From now on every read and write fails."""
+        self._load(f"0 {self.sectors} error")
+
+    def mend(self) -> None:
+        """It works again, with what it held."""
+        self._load(f"0 {self.sectors} linear {self.loop} 0")
+
+
+class Bench:
+    """What a test gets its disks from, and what cleans up behind it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.loops: "list[str]" = []
+        self.faulty: "list[Disk]" = []
+        self.mine = set(pools())  # imported before the test: not ours to touch
+
+    def disk(self, size: int = GIB) -> str:
+        """A new empty disk of `size` bytes."""
+        path = self.directory / f"disk{len(self.loops)}"
+        with path.open("wb") as file:
+            file.truncate(size)
+        loop = run("losetup", "--find", "--show", str(path)).strip()
+        self.loops.append(loop)
+        return loop
+
+    def disks(self, number: int, size: int = GIB) -> "list[str]":
+        """Several of them."""
+        return [self.disk(size) for _ in range(number)]
+
+    def faulty_disk(self, size: int = GIB) -> Disk:
+        """A new empty disk that can be made to fail."""
+        disk = Disk(self.disk(size), f"zfsvoltest{os.getpid()}-{len(self.faulty)}")
+        self.faulty.append(disk)
+        return disk
+
+    def sr(self, **configuration: str) -> str:
+        """A new SR, attached; without device-config on a disk of its own."""
+        if not configuration:
+            configuration = {"device": self.disk()}
+        answer = client.call(
+            "SR.create", uuid=client.new_uuid(), configuration=configuration, name="sr", description=""
+        )
+        return str(client.call("SR.attach", configuration=answer))
+
+    def pool(self, *vdevs: str, name: str = "tank") -> str:
+        """A pool as an administrator makes one."""
+        run("zpool", "create", "-f", "-o", "cachefile=none", "-m", "none", name, *(vdevs or (self.disk(),)))
+        return name
+
+    def close(self) -> None:
+        """Takes all away that the test made."""
+        for disk in self.faulty:
+            disk.mend()
+        for pool in set(pools()) - self.mine:
+            if state_of(pool) == "SUSPENDED":
+                run("zpool", "clear", pool, check=False)
+            wait_for("zpool", "destroy", "-f", pool)
+        for disk in self.faulty:
+            wait_for("dmsetup", "remove", "--noudevsync", disk.name)
+        for loop in self.loops:
+            run("losetup", "--detach", loop)
+
+
+def wait_for(*argv: str) -> None:
+    """Repeats a command until it succeeds: what was just in use may be busy for a moment."""
+    wait_until(lambda: run_status(*argv) == 0, " ".join(argv))
+
+
+def run_status(*argv: str) -> int:
+    """The exit status of a command that may fail."""
+    return subprocess.run(argv, capture_output=True, timeout=120).returncode
+
+
+def pools() -> "list[str]":
+    """The imported pools."""
+    return run("zpool", "list", "-H", "-o", "name").split()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> "Iterator[Bench]":
+    """Disks, pools and SRs for one test."""
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sr(bench: Bench) -> str:
+    """An attached SR on one disk."""
+    return bench.sr()
+
+
+@pytest.fixture
+def new_volume(sr: str) -> "Callable[..., dict[str, Any]]":
+    """Makes volumes in `sr`."""
+
+    def make(size: int = 10 * GIB, name: str = "disk", description: str = "") -> "dict[str, Any]":
+        answer = client.call("Volume.create", sr=sr, name=name, description=description, size=size, sharable=False)
+        assert isinstance(answer, dict)
+        return answer
+
+    return make

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Runs a verb as the client does, and kills it at a border between two of its child processes.
+
+    killed_verb.py before|after NUMBER VERB-EXECUTABLE
+
+SIGKILL comes just before child NUMBER (from 1) is started, or just after it has ended. A verb with fewer children
+ends by itself. This is a program of its own so that the driver needs no hook for tests.
+"""
+
+import os
+import signal
+import sys
+
+from zfsvol import command, protocol
+
+
+def main() -> None:
+    """Arms the kill and becomes the verb."""
+    moment, number, executable = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+
+    def die_at(reached: str, child: int) -> None:
+        if (reached, child) == (moment, number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Child(command.Child):
+        def __init__(self, argv: "list[str]") -> None:
+            self.number = command.Count.started + 1
+            die_at("before", self.number)
+            super().__init__(argv)
+
+        def finish(self, *arguments: object) -> str:
+            try:
+                return super().finish(*arguments)  # type: ignore[arg-type]
+            finally:
+                die_at("after", self.number)
+
+    command.Child = Child  # type: ignore[misc]
+    sys.argv = [executable, "--json"]
+    protocol.main()
+
+
+main()

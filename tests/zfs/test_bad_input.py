@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Requests that cannot be met: each is refused with its code and a sentence, and nothing is changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import VerbError, call, call_badly, new_uuid, raw
+from tests.zfs.conftest import MIB, Bench, pools, run
+
+INVALID, DEVICE_MISSING, DEVICE_INVALID, IN_USE, UNAVAILABLE = (f"SR_BACKEND_FAILURE_{n}" for n in (1, 90, 91, 16, 47))
+
+
+def refused(configuration: "dict[str, str]", uuid: str = "") -> VerbError:
+    """SR.create's refusal; no pool has appeared or gone, and no dataset."""
+    before = (pools(), run("zfs", "list", "-H", "-o", "name"))
+    with pytest.raises(VerbError) as caught:
+        call("SR.create", uuid=uuid or new_uuid(), configuration=configuration, name="", description="")
+    assert (pools(), run("zfs", "list", "-H", "-o", "name")) == before
+    return caught.value
+
+
+def content(device: str) -> bytes:
+    """The first and the last MiB of a device, where labels and partition tables are."""
+    data = Path(device).read_bytes()
+    return data[:MIB] + data[-MIB:]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "code"),
+    [
+        ({}, DEVICE_MISSING),
+        ({"ashift": "12"}, DEVICE_MISSING),
+        ({"device": ""}, DEVICE_MISSING),
+        ({"device": "{0}", "vdev": "mirror {1} {2}"}, INVALID),
+        ({"device": "{0}", "zpool": "tank"}, INVALID),
+        ({"device": "{0}", "ashfit": "12"}, INVALID),
+        ({"device": "{0}", "ashift": "3"}, INVALID),
+        ({"device": "{0}", "ashift": "12 -o x=y"}, INVALID),
+        ({"device": "{0}", "compression": "best"}, INVALID),
+        ({"device": "{0}", "compression": "on -f"}, INVALID),
+        ({"device": "{0}", "volblocksize": "3K"}, INVALID),
+        ({"device": "{0}", "provisioning": "fat"}, INVALID),
+        ({"device": "{0}", "quota": "-1"}, INVALID),
+        ({"device": "{0}", "encryption": "aes-256-gcm"}, INVALID),
+        ({"device": "{0}", "encryption-key-file": "/nowhere/key"}, INVALID),
+        ({"device": "{0}", "encryption-key-file": "/dev/null"}, INVALID),
+        ({"device": "{0}", "sr_uuid": "00000000-0000-0000-0000-000000000000"}, INVALID),
+        ({"device": "sdb"}, DEVICE_INVALID),
+        ({"device": "-f"}, DEVICE_INVALID),
+        ({"device": "/etc/passwd"}, DEVICE_INVALID),
+        ({"device": "/dev/../etc/passwd"}, DEVICE_INVALID),
+        ({"device": "/dev/null"}, DEVICE_INVALID),
+        ({"device": "/dev/nosuchdisk"}, DEVICE_INVALID),
+        ({"device": "{0},{0}"}, INVALID),
+        ({"device": "{0}, "}, DEVICE_INVALID),
+        ({"vdev": "-f {0}"}, DEVICE_INVALID),
+        ({"vdev": "-o ashift=9 {0}"}, DEVICE_INVALID),
+        ({"vdev": "{0} -R /mnt"}, DEVICE_INVALID),
+        ({"vdev": "--help"}, DEVICE_INVALID),
+        ({"vdev": "mirror {0}"}, INVALID),
+        ({"vdev": "raidz2 {0} {1}"}, INVALID),
+        ({"vdev": "mirror {0} {0}"}, INVALID),
+        ({"vdev": "log {0}"}, INVALID),
+        ({"vdev": "raidz9 {0} {1} {2}"}, DEVICE_INVALID),
+        ({"vdev": "mirror {0} /dev/../dev/sda"}, DEVICE_INVALID),
+        ({"vdev": "mirror {0} {1} {2} raidz"}, INVALID),
+        ({"zpool": "nosuchpool"}, UNAVAILABLE),
+        ({"zpool": "tank/nosuchdataset"}, UNAVAILABLE),
+        ({"zpool": "-r"}, INVALID),
+        ({"zpool": "tank/../x"}, INVALID),
+        ({"zpool": "tank@snap"}, INVALID),
+        ({"zpool": "tank", "ashift": "12"}, INVALID),
+        ({"zpool": "tank/sr-00000000-0000-0000-0000-000000000000"}, INVALID),
+        ({"device": "{3}"}, DEVICE_INVALID),
+        ({"zpool": "tank", "force-create": "true"}, INVALID),
+    ],
+    ids=lambda value: " ".join(map("=".join, value.items())) if isinstance(value, dict) else value[19:],
+)
+def test_device_config(bench: Bench, configuration: "dict[str, str]", code: str) -> None:
+    bench.pool()
+    disks = [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
+    before = [content(disk) for disk in disks]
+    error = refused({name: text.format(*disks) for name, text in configuration.items()})
+    assert error.code == code, error.sentence
+    assert len(error.sentence) > 20
+    assert [content(disk) for disk in disks] == before
+
+
+def test_missing_device_reads_as_xcp_ng_tests_want_it(bench: Bench) -> None:
+    with pytest.raises(VerbError) as caught:
+        call("SR.create", uuid=new_uuid(), configuration={}, name="", description="")
+    assert caught.value.args == (DEVICE_MISSING, ["", "The request is missing the device parameter", ""])
+
+
+class TestDeviceInUse:
+    def test_in_a_pool(self, bench: Bench) -> None:
+        disk = bench.disk()
+        bench.pool(disk)
+        error = refused({"device": disk})
+        assert error.code == IN_USE
+        assert "the pool tank is on it" in error.sentence
+        assert refused({"device": disk, "force-create": "true"}).code == IN_USE
+
+    def test_in_an_sr(self, bench: Bench) -> None:
+        disk = bench.disk()
+        bench.sr(device=disk)
+        assert refused({"device": disk}).code == IN_USE
+
+    def test_mounted(self, bench: Bench, tmp_path: Path) -> None:
+        disk = bench.disk()
+        run("mkfs.ext4", "-q", disk)
+        (tmp_path / "mnt").mkdir()
+        run("mount", disk, str(tmp_path / "mnt"))
+        try:
+            error = refused({"device": disk, "force-create": "true"})
+        finally:
+            run("umount", str(tmp_path / "mnt"))
+        assert error.code == IN_USE
+        assert str(tmp_path / "mnt") in error.sentence
+
+    def test_holds_a_file_system(self, bench: Bench) -> None:
+        disk = bench.disk()
+        run("mkfs.ext4", "-q", disk)
+        before = content(disk)
+        assert "ext4" in refused({"device": disk}).sentence
+        assert content(disk) == before
+        bench.sr(device=disk, **{"force-create": "true"})
+
+    def test_below_device_mapper(self, bench: Bench) -> None:
+        faulty = bench.faulty_disk()
+        error = refused({"device": faulty.loop, "force-create": "true"})
+        assert error.code == IN_USE
+        assert "dm-" in error.sentence
+
+    def test_the_same_disk_under_two_names(self, bench: Bench) -> None:
+        disk = bench.disk()
+        alias = Path("/dev/zfsvol-test-alias")
+        alias.symlink_to(disk)
+        try:
+            assert refused({"vdev": f"mirror {disk} {alias}"}).code == INVALID
+        finally:
+            alias.unlink()
+
+
+def test_an_sr_that_exists(bench: Bench) -> None:
+    pool = bench.pool()
+    uuid = new_uuid()
+    call("SR.create", uuid=uuid, configuration={"zpool": pool}, name="first", description="")
+    assert refused({"zpool": pool}, uuid).code == "SR_BACKEND_FAILURE_42"
+
+
+@pytest.mark.parametrize("uuid", ["", "x", "../../etc", "-f", "0" * 36, new_uuid().upper()])
+def test_sr_uuid(bench: Bench, uuid: str) -> None:
+    configuration = {"device": bench.disk(64 * MIB)}
+    with pytest.raises(VerbError) as caught:
+        call_badly("SR.create", uuid=uuid, configuration=configuration, name="", description="")
+    assert caught.value.code == INVALID
+
+
+SR_VERBS: "list[tuple[str, dict[str, Any]]]" = [
+    ("SR.stat", {}),
+    ("SR.ls", {}),
+    ("SR.destroy", {}),
+    ("SR.set_name", {"new_name": "x"}),
+    ("SR.set_description", {"new_description": "x"}),
+    ("Volume.create", {"name": "", "description": "", "size": 1, "sharable": False}),
+]
+
+
+@pytest.mark.parametrize(("verb", "arguments"), SR_VERBS, ids=[verb for verb, _ in SR_VERBS])
+class TestUnknownSR:
+    def test_not_imported(self, verb: str, arguments: "dict[str, Any]") -> None:
+        with pytest.raises(VerbError) as caught:
+            call(verb, sr=f"sr-{new_uuid()}", **arguments)
+        assert caught.value.code == UNAVAILABLE
+
+    def test_a_dataset_that_is_no_sr(self, bench: Bench, verb: str, arguments: "dict[str, Any]") -> None:
+        sr = f"{bench.pool()}/sr-{new_uuid()}"
+        with pytest.raises(VerbError) as caught:
+            call(verb, sr=sr, **arguments)
+        assert caught.value.code == UNAVAILABLE
+        run("zfs", "create", sr)
+        if not verb.startswith("SR.set_"):
+            with pytest.raises(VerbError) as caught:
+                call(verb, sr=sr, **arguments)
+            assert caught.value.code == UNAVAILABLE
+
+    @pytest.mark.parametrize(
+        "sr", ["", "tank", "-r", "tank/sr-x", "/etc", f"-f/sr-{new_uuid()}", f"a@b/sr-{new_uuid()}"]
+    )
+    def test_not_an_sr_at_all(self, sr: str, verb: str, arguments: "dict[str, Any]") -> None:
+        with pytest.raises(VerbError) as caught:
+            call_badly(verb, sr=sr, **arguments)
+        assert caught.value.code == INVALID
+
+
+@pytest.mark.parametrize("key", ["", "-r", "../x", "a@b", ".gone", new_uuid() + "@x", new_uuid() + "/x"])
+@pytest.mark.parametrize("verb", ["Volume.stat", "Volume.destroy"])
+def test_volume_key(sr: str, verb: str, key: str) -> None:
+    with pytest.raises(VerbError) as caught:
+        call_badly(verb, sr=sr, key=key)
+    assert caught.value.code == INVALID
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"dbg": "x", "sr": "\xff"}',
+        b"[" * 100000,
+        b'{"dbg": "x"}',
+        b'{"dbg": 1, "sr": "x"}',
+    ],
+    ids=lambda request_: repr(request_[:20]),
+)
+def test_malformed(request_: bytes) -> None:
+    with pytest.raises(VerbError) as caught:
+        raw("SR.stat", request_)
+    assert caught.value.code == INVALID

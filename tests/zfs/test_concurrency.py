@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Many verbs at once on one SR: each answers as if it were alone, and the result is that of some order."""
+
+from collections.abc import Callable
+import fcntl
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from tests import client
+from tests.client import VerbError, call, new_uuid, start
+from tests.zfs.conftest import GIB, Bench, pools
+from zfsvol import lock
+from zfsvol.errors import LockTimeout
+
+
+def all_at_once(calls: "list[tuple[str, dict[str, Any]]]") -> "list[Any]":
+    """Starts all, then collects their answers; an error is an answer, too."""
+    started = [(verb, start(verb, **arguments)) for verb, arguments in calls]
+    answers: "list[Any]" = []
+    for verb, process in started:
+        try:
+            answers.append(client.finish(verb, process))
+        except VerbError as error:
+            answers.append(error)
+    return answers
+
+
+def test_creates_and_lists(sr: str) -> None:
+    make = ("Volume.create", {"sr": sr, "name": "n", "description": "", "size": GIB, "sharable": False})
+    answers = all_at_once([make, ("SR.ls", {"sr": sr}), ("SR.stat", {"sr": sr})] * 8)
+    made = {answer["key"] for answer in answers[::3]}
+    assert len(made) == 8
+    for listing in answers[1::3]:
+        assert {volume["key"] for volume in listing} <= made
+    assert {volume["key"] for volume in call("SR.ls", sr=sr)} == made
+
+
+def test_changes_of_one_volume(sr: str, new_volume: "Callable[..., dict[str, Any]]") -> None:
+    key = new_volume()["key"]
+    calls: "list[tuple[str, dict[str, Any]]]" = []
+    for number in range(5):
+        calls += [
+            ("Volume.set", {"sr": sr, "key": key, "k": f"k{number}", "v": "v" * 9000}),
+            ("Volume.set", {"sr": sr, "key": key, "k": "shared", "v": str(number) * 10000}),
+            ("Volume.set_name", {"sr": sr, "key": key, "new_name": str(number) * 10000}),
+            ("Volume.resize", {"sr": sr, "key": key, "new_size": 11 * GIB}),
+        ]
+    assert all_at_once(calls) == [None] * len(calls)
+    read = call("Volume.stat", sr=sr, key=key)
+    assert all(read["keys"][f"k{number}"] == "v" * 9000 for number in range(5))
+    assert read["keys"]["shared"] in {str(number) * 10000 for number in range(5)}
+    assert read["name"] in {str(number) * 10000 for number in range(5)}
+    assert read["virtual_size"] == 11 * GIB
+
+
+def test_destroys_of_one_volume(sr: str, new_volume: "Callable[..., dict[str, Any]]") -> None:
+    key = new_volume()["key"]
+    assert all_at_once([("Volume.destroy", {"sr": sr, "key": key})] * 5) == [None] * 5
+    assert call("SR.ls", sr=sr) == []
+
+
+def test_attaches_and_probes(bench: Bench) -> None:
+    sr = bench.sr()
+    call("SR.detach", sr=sr)
+    configuration = {"sr_uuid": sr[3:]}
+    attach, probe = ("SR.attach", {"configuration": configuration}), ("SR.probe", {"configuration": configuration})
+    answers = all_at_once([attach, probe, attach, probe, attach])
+    assert answers[0::2] == [sr] * 3
+    assert [[found["sr"]["sr"] for found in answer] for answer in answers[1::2]] == [[sr]] * 2
+    call("Volume.create", sr=sr, name="writable", description="", size=1, sharable=False)
+
+
+def test_creates_of_srs_on_one_disk(bench: Bench) -> None:
+    """One of them gets the disk."""
+    disk = bench.disk()
+    calls = [
+        ("SR.create", {"uuid": new_uuid(), "configuration": {"device": disk}, "name": "", "description": ""})
+        for _ in range(3)
+    ]
+    answers = all_at_once(calls)
+    refusals = [answer for answer in answers if isinstance(answer, VerbError)]
+    assert [refusal.code for refusal in refusals] == ["SR_BACKEND_FAILURE_16"] * 2
+
+
+def test_detach_among_other_verbs(bench: Bench) -> None:
+    sr = bench.sr()
+    make = ("Volume.create", {"sr": sr, "name": "n", "description": "", "size": GIB, "sharable": False})
+    answers = all_at_once([make, make, ("SR.detach", {"sr": sr}), make, ("SR.ls", {"sr": sr})])
+    assert answers[2] is None
+    assert sr not in pools()
+    made = set()
+    for answer in (*answers[:2], answers[3]):
+        if isinstance(answer, VerbError):
+            assert answer.code == "SR_BACKEND_FAILURE_47"
+        else:
+            made.add(answer["key"])
+    call("SR.attach", configuration={"sr_uuid": sr[3:]})
+    assert {volume["key"] for volume in call("SR.ls", sr=sr)} == made
+
+
+class TestLock:
+    def test_wait_is_bounded(self) -> None:
+        name = f"test-{new_uuid()}"
+        try:
+            with lock._Lock(name, fcntl.LOCK_EX, 60):
+                for mode in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+                    with pytest.raises(LockTimeout, match=name), lock._Lock(name, mode, 0.3):
+                        pass
+        finally:
+            remove(name)
+
+    def test_shared_holders_do_not_keep_an_exclusive_one_out(self) -> None:
+        """Shared holders that overlap without a gap, for as long as it takes."""
+        name = f"test-{new_uuid()}"
+        had = threading.Event()
+
+        def share() -> None:
+            while not had.is_set():
+                with lock._Lock(name, fcntl.LOCK_SH, 60):
+                    had.wait(0.05)
+
+        threads = [threading.Thread(target=share) for _ in range(4)]
+        try:
+            for thread in threads:
+                thread.start()
+            with lock._Lock(name, fcntl.LOCK_EX, 30):
+                had.set()
+        finally:
+            had.set()
+            for thread in threads:
+                thread.join()
+            remove(name)
+
+
+def remove(name: str) -> None:
+    """The files of a test's lock."""
+    for suffix in ("", ".gate"):
+        os.unlink(os.path.join(lock.DIRECTORY, name + suffix))

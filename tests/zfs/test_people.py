@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Verbs as commands for people, and what they leave in the log."""
+
+import json
+from pathlib import Path
+import socket
+import subprocess
+
+import pytest
+
+from tests import client
+from tests.client import call, new_uuid
+from tests.zfs.conftest import Bench, run
+
+STAND_IN = str(client.CHECKOUT / "tests" / "fakes" / "xapi_storage")
+
+
+def command_line(verb: str, *words: str, library: bool = True) -> "subprocess.CompletedProcess[str]":
+    """A verb without --json, as static-vdis calls it. The genuine library is used where it is installed."""
+    env = client.environment()
+    if library and subprocess.run(["/usr/bin/python3", "-c", "import xapi.storage.api.v5.volume"]).returncode:
+        env["PYTHONPATH"] += ":" + STAND_IN
+    argv = [*client.argv(verb)[:-1], "static-vdis", *words]
+    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=client.LIMIT)
+
+
+def test_static_vdis(bench: Bench) -> None:
+    """What static-vdis does to remember a disk: SR.attach with the PBD's device-config, then Volume.stat."""
+    sr = bench.sr()
+    key = call("Volume.create", sr=sr, name="state file", description="", size=1, sharable=True)["key"]
+    call("SR.detach", sr=sr)
+    done = command_line("SR.attach", "--configuration", "device", "/dev/any", "--configuration", "sr_uuid", sr[3:])
+    assert (json.loads(done.stdout), done.stderr) == (sr, "")
+    done = command_line("Volume.stat", sr, key)
+    assert json.loads(done.stdout) == call("Volume.stat", sr=sr, key=key)
+    assert json.loads(command_line("Plugin.Query").stdout)["plugin"] == "zfs-vol"
+
+
+def test_refusal_is_a_sentence(sr: str) -> None:
+    done = command_line("Volume.stat", sr, new_uuid())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no VDI" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_library() -> None:
+    if subprocess.run(["/usr/bin/python3", "-c", "import xapi.storage"], capture_output=True).returncode == 0:
+        pytest.skip("xapi-storage is installed on this host")
+    done = command_line("Plugin.Query", library=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "python3-xapi-storage" in done.stderr
+
+
+class TestLog:
+    def read(self, tmp_path: Path, verb: str, **arguments: str) -> "list[str]":
+        """Runs a verb whose /dev/log is a socket of ours; what came there."""
+        path = tmp_path / "log"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+            log.bind(str(path))
+            log.setblocking(False)
+            shell = 'touch /dev/log; mount --bind "$0" /dev/log && exec "$@"'
+            subprocess.run(
+                ["unshare", "-m", "sh", "-c", shell, str(path), *client.argv(verb)],
+                input=json.dumps({"dbg": "OpaqueRef:1", **arguments}).encode(),
+                capture_output=True,
+                env=client.environment(),
+                timeout=client.LIMIT,
+            )
+            lines = []
+            while True:
+                try:
+                    lines.append(log.recv(65536).decode())
+                except BlockingIOError:
+                    return lines
+
+    def test_one_line_for_a_verb(self, tmp_path: Path, sr: str) -> None:
+        (line,) = self.read(tmp_path, "SR.set_name", sr=sr, new_name="a\nb")
+        assert line.startswith("<150>")  # LOCAL2, info
+        assert "zfs-vol[" in line
+        assert f"SR.set_name dbg=OpaqueRef:1 sr={sr}" in line
+        assert "ms, 1 children: ok" in line
+
+    def test_the_reason_of_a_failure(self, tmp_path: Path, sr: str) -> None:
+        (line,) = self.read(tmp_path, "Volume.stat", sr=sr, key="\n\ud800")
+        assert line.startswith("<148>")  # LOCAL2, warning
+        assert "SR_BACKEND_FAILURE_1" in line
+        assert "\n" not in line.rstrip("\n\0")
+
+
+def test_a_preloaded_library_does_not_reach_the_children(bench: Bench) -> None:
+    """xapi-storage-script's unit sets LD_PRELOAD; zfs must not run under it."""
+    sr = bench.sr()
+    process = subprocess.run(
+        client.argv("SR.stat"),
+        input=json.dumps({"dbg": "", "sr": sr}).encode(),
+        capture_output=True,
+        env={**client.environment(), "ZPOOL_VDEV_NAME_GUID": "1", "ZFS_COLOR": "1"},
+        timeout=client.LIMIT,
+    )
+    assert json.loads(process.stdout)["health"] == ["Healthy", "ONLINE"]
+    assert run("zpool", "status", sr)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Child processes: the only place that starts any.
+
+Every child gets a list of words (never a shell), the C locale (its messages are read), an environment of its own
+(xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A child that waits for a suspended pool
+sleeps in the kernel and cannot be killed: it is left behind rather than waited for.
+"""
+
+import signal
+import subprocess
+import time
+
+from zfsvol import log
+from zfsvol.errors import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+
+# Seconds. The client waits without any limit of its own, so these are generous: they end hangs, not slowness.
+READ_LIMIT = 120
+WRITE_LIMIT = 600
+_KILL_LIMIT = 2
+_LOOK_INTERVAL = 1
+
+
+class Count:
+    """Children that this process has started so far, for the log line."""
+
+    started = 0
+
+
+class CommandFailed(StorageError):
+    """A child ended with an error that no caller had a better word for; `stderr` is what it said."""
+
+    def __init__(self, argv: "list[str]", status: int, stderr: str) -> None:
+        said = " ".join(stderr.split()) or "it gave no reason"
+        super().__init__("'{}' failed with status {}: {}".format(" ".join(argv), status, said))
+        self.argv = argv
+        self.status = status
+        self.stderr = stderr
+
+
+class CommandTimeout(StorageError):
+    """A child did not end in time, or was not going to; it was killed, or left behind where it cannot be."""
+
+    def __init__(self, argv: "list[str]", seconds: float) -> None:
+        super().__init__(
+            "'{}' did not end within {:.0f} seconds and was given up. Look at 'zpool status' and the kernel's log for "
+            "a disk that does not answer; what was asked may still be done later.".format(" ".join(argv), seconds)
+        )
+
+
+class Child:
+    """A started child process; `finish` must be called once."""
+
+    def __init__(self, argv: "list[str]") -> None:
+        Count.started += 1
+        self.argv = argv
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                cwd="/",
+            )
+        except OSError as error:
+            raise CommandFailed(argv, 127, str(error)) from None
+
+    def finish(self, limit: int, hopeless: "Callable[[], bool]" = lambda: False) -> str:
+        """Waits for the end and returns stdout as text.
+
+        Bytes that are not UTF-8 are replaced: another program's property value must not fail a verb.
+        Raises CommandFailed (status not 0) and CommandTimeout (`limit` seconds are over, or `hopeless`, asked every
+        second, says that the child will not end; it was killed).
+        """
+        began = time.monotonic()
+
+        def look(_signal: int, _frame: object) -> None:
+            waited = time.monotonic() - began
+            if hopeless() or waited > limit:
+                raise CommandTimeout(self.argv, waited)
+
+        # An alarm, because communicate() with a timeout cannot be called again in Python 3.6 once the child has
+        # closed one of its pipes (bpo-35182).
+        before = signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_INTERVAL, _LOOK_INTERVAL)
+        try:
+            stdout, stderr = self._process.communicate()
+        except CommandTimeout:
+            self._give_up()
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        if self._process.returncode != 0:
+            message = stderr.decode("utf-8", "replace")
+            raise CommandFailed(self.argv, self._process.returncode, message)
+        return stdout.decode("utf-8", "replace")
+
+    def _give_up(self) -> None:
+        self._process.kill()
+        try:
+            self._process.wait(_KILL_LIMIT)
+        except subprocess.TimeoutExpired:
+            log.warning(f"left behind, not to be killed: pid {self._process.pid} {self.argv}")
+
+
+def run(argv: "list[str]", limit: int, hopeless: "Callable[[], bool]" = lambda: False) -> str:
+    """Runs one child to its end: see Child.finish for the result and what is raised."""
+    return Child(argv).finish(limit, hopeless)

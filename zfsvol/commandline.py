@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A verb called by people and by static-vdis: through the command line of xapi-storage's own library.
+
+The library is generated from the interface: `SR.attach DBG --configuration zpool tank --configuration sr_uuid …`,
+`Volume.stat DBG SR KEY`; `--help` tells the rest. It prints the answer as JSON. It is imported in this mode alone.
+"""
+
+import importlib
+import sys
+
+from zfsvol.errors import StorageError
+from zfsvol.verbs import VERBS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+_LIBRARY = "xapi.storage.api.v5."
+
+
+def run(verb: str) -> int:
+    """Carries out the verb with the words of sys.argv; the status to exit with."""
+    namespace = verb.partition(".")[0]
+    method = VERBS[verb][1]
+    try:
+        library = importlib.import_module(_LIBRARY + ("plugin" if namespace == "Plugin" else "volume"))
+    except ImportError as error:
+        sys.stderr.write(f"{verb} without --json needs the package python3-xapi-storage: {error}.\n")
+        return 1
+    skeleton = getattr(library, namespace + "_skeleton")
+    body = {method: staticmethod(_for_people(verb))}
+    implementation = type("Implementation", (skeleton,), body)
+    getattr(getattr(library, namespace + "_commandline")(implementation()), method)()
+    return 0
+
+
+def _for_people(verb: str) -> "Callable[..., Any]":
+    """The verb's function; what it refuses is told as a sentence, without the traceback the library would print."""
+    from zfsvol.protocol import implementation
+
+    function = implementation(verb)
+
+    def carry_out(*arguments: "Any") -> "Any":
+        try:
+            return function(*arguments)
+        except StorageError as error:
+            sys.stderr.write(f"{verb}: {error} ({error.code})\n")
+            raise SystemExit(1) from None
+
+    return carry_out

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Locks between verbs, which are processes of their own and may run in any number at once.
+
+Two kinds: `pools()` for the verbs that change which pools are imported, one at a time on a host; `sr()` for what
+happens inside one SR, shared by the verbs that live with each other, exclusive for those that need the SR alone.
+The kernel drops a lock with the process that held it, so a killed verb leaves none behind.
+"""
+
+import fcntl
+import os
+import time
+
+from zfsvol.errors import LockTimeout
+
+DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
+
+# Seconds. Importing a large pool may take minutes, and at host boot several verbs wait for each other's import.
+POOLS_LIMIT = 1800
+SR_LIMIT = 120
+_POLL = 0.01
+
+
+class _Lock:
+    def __init__(self, name: str, mode: int, limit: float) -> None:
+        self.name = name
+        self.mode = mode
+        self.limit = limit
+        self.descriptor = -1
+
+    def __enter__(self) -> None:
+        deadline = time.monotonic() + self.limit
+        os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
+        # Whoever wants the lock passes the gate, alone, and keeps it until the lock is had: then a stream of shared
+        # holders cannot keep one exclusive waiter out for ever.
+        gate = self._acquire(self.name + ".gate", fcntl.LOCK_EX, deadline)
+        try:
+            self.descriptor = self._acquire(self.name, self.mode, deadline)
+        finally:
+            os.close(gate)
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self.descriptor)
+
+    def _acquire(self, name: str, mode: int, deadline: float) -> int:
+        descriptor = os.open(os.path.join(DIRECTORY, name), os.O_RDWR | os.O_CREAT, 0o600)
+        while True:
+            try:
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+                return descriptor
+            except OSError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise LockTimeout(
+                        f"Another operation on {self.name} has not ended for {self.limit:.0f} seconds. See which in "
+                        f"/var/log/SMlog and with 'fuser -v {os.path.join(DIRECTORY, name)}', and try again."
+                    ) from None
+            time.sleep(_POLL)
+
+
+def pools() -> _Lock:
+    """For verbs that import, export, make or destroy a pool. Taken before `sr`, where both are needed."""
+    return _Lock("pools", fcntl.LOCK_EX, POOLS_LIMIT)
+
+
+def sr(uuid: str, *, exclusive: bool) -> _Lock:
+    """For verbs inside the SR: exclusive for what needs it alone, shared for all others."""
+    return _Lock("sr-" + uuid, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, SR_LIMIT)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Names: of SRs, VDIs and their properties in ZFS. Pure.
+
+The string that SR.attach answers with is the name of the SR's root dataset, `sr-<uuid>` (a pool of its own) or
+`<dataset>/sr-<uuid>`; a VDI is the zvol `<root>/<VDI uuid>`. So every verb knows from its arguments alone where to
+look, and a pool carried to another host is a complete SR.
+"""
+
+from zfsvol.configuration import UUID, require_dataset_name, require_uuid
+from zfsvol.errors import InvalidArgument
+
+PREFIX = "sr-"
+
+SR_UUID = "zfsvol:sr-uuid"
+SR_NAME = "zfsvol:sr-name"
+SR_DESCRIPTION = "zfsvol:sr-description"
+SR_PROVISIONING = "zfsvol:sr-provisioning"
+SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
+
+# Every VDI has a name (it may be empty): a zvol without this property is not one, or not completely made.
+VDI_NAME = "zfsvol:name"
+VDI_DESCRIPTION = "zfsvol:description"
+VDI_SHARABLE = "zfsvol:sharable"
+
+
+class Root:
+    """The root dataset of an SR."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+        self.pool = dataset.partition("/")[0]
+        self.uuid = dataset.rpartition("/")[2][len(PREFIX) :]
+
+    @property
+    def owns_pool(self) -> bool:
+        """Whether the SR is a pool of its own, which the driver made and may export and destroy."""
+        return self.dataset == self.pool
+
+    def volume(self, uuid: str) -> str:
+        """The zvol of a VDI."""
+        return f"{self.dataset}/{uuid}"
+
+    def uri(self, uuid: str) -> str:
+        """What the datapath plugin is given to find the VDI."""
+        return "zvol://" + self.volume(uuid).replace(" ", "%20")
+
+
+def root_for(configuration: "dict[str, str]", uuid: str) -> Root:
+    """The root of the SR `uuid` as its device-config places it. Raises InvalidArgument."""
+    require_uuid(uuid, "The SR's uuid")
+    parent = configuration.get("zpool")
+    if parent is None:
+        return Root(PREFIX + uuid)
+    require_dataset_name(parent)
+    return Root(f"{parent}/{PREFIX}{uuid}")
+
+
+def is_root(dataset: str) -> bool:
+    """Whether the dataset is called as the root of an SR is."""
+    last = dataset.rpartition("/")[2]
+    return last.startswith(PREFIX) and is_uuid(last[len(PREFIX) :])
+
+
+def parse_sr(sr: str) -> Root:
+    """The root that SR.attach answered with. Raises InvalidArgument."""
+    if not is_root(sr):
+        raise InvalidArgument(f"'{sr}' is no SR of this driver.")
+    require_dataset_name(sr)
+    return Root(sr)
+
+
+def is_uuid(name: str) -> bool:
+    """Whether it is a uuid as xapi writes it."""
+    return UUID.match(name) is not None

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Texts and other JSON values as ZFS user properties, and back. Pure: strings in, strings out.
+
+A value is stored as JSON in ASCII, so that line breaks, quotes, control characters and lone surrogates survive
+zfs's line-wise output. ZFS takes 8,191 bytes for one property; a longer JSON text goes on in `<property>.1`,
+`<property>.2` and so on: a full piece is followed by another, a shorter one is the last. Pieces that a longer value
+has left behind are therefore never read, and one `zfs set` with all pieces changes the value at once.
+
+A client's key is any text, the name of a property is not: the property is named by a hash of the key, and its value
+holds both, `["key", "value"]`.
+"""
+
+import hashlib
+import json
+
+from zfsvol.errors import InvalidArgument
+
+PIECE = 8000
+PIECES = 16
+
+KEY_PREFIX = "zfsvol:key:"
+
+
+def encode(name: str, value: object) -> "dict[str, str]":
+    """The properties that store `value` under `name`.
+
+    Raises InvalidArgument where it needs more than PIECES pieces of PIECE bytes.
+    """
+    text = json.dumps(value)
+    if len(text) % PIECE == 0:
+        text += " "  # the last piece must be a short one; JSON does not mind the space
+    pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+    if len(pieces) > PIECES:
+        raise InvalidArgument(
+            f"The text is too long: it takes {len(text)} bytes as a ZFS property, and {PIECE * PIECES} is the limit. "
+            "Nothing was changed."
+        )
+    return {name if index == 0 else f"{name}.{index}": piece for index, piece in enumerate(pieces)}
+
+
+def _raw(properties: "dict[str, str]", name: str) -> "str | None":
+    piece = properties.get(name)
+    if piece is None:
+        return None
+    whole = piece
+    index = 0
+    while len(piece) == PIECE:
+        index += 1
+        piece = properties.get(f"{name}.{index}", "")
+        whole += piece
+    return whole
+
+
+def decode(properties: "dict[str, str]", name: str) -> object:
+    """The value stored under `name`, None where there is none.
+
+    A text that is no JSON is returned as it is: an administrator may have set it with `zfs set`.
+    """
+    raw = _raw(properties, name)
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+
+
+def text(properties: "dict[str, str]", name: str) -> str:
+    """The text stored under `name`; the empty text where there is none, the property as it stands where it is none."""
+    value = decode(properties, name)
+    return value if isinstance(value, str) else _raw(properties, name) or ""
+
+
+def key_property(key: str) -> str:
+    """The name of the property that stores the client's key `key`."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return KEY_PREFIX + digest[:32]
+
+
+def encode_key(key: str, value: str) -> "dict[str, str]":
+    """The properties that store the client's key and its value; raises InvalidArgument as `encode`."""
+    return encode(key_property(key), [key, value])
+
+
+def decode_keys(properties: "dict[str, str]") -> "dict[str, str]":
+    """All keys of the client with their values."""
+    keys = {}
+    for name in properties:
+        if name.startswith(KEY_PREFIX) and "." not in name:
+            pair = decode(properties, name)
+            if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
+                keys[pair[0]] = pair[1]
+    return keys
