@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Carries out a verb and writes down its children: children.py FILE VERB --json, with the request on stdin.
+
+FILE gets a JSON list with a pair of argument list and exit status for each child process, in the order of their
+starts.
+"""
+
+import json
+import sys
+
+from zfsvol import command, protocol
+
+
+def main() -> None:
+    """Runs the verb as its executable would, with every child noted."""
+    path = sys.argv[1]
+    del sys.argv[:2]
+    started = []
+    start, finish = command.Child.__init__, command.Child.finish
+
+    def noted_start(child: command.Child, argv: "list[str]") -> None:
+        start(child, argv)
+        started.append(child)
+
+    def noted_finish(child: command.Child, *arguments: object, **keywords: object) -> str:
+        try:
+            return finish(child, *arguments, **keywords)  # type: ignore[arg-type]
+        finally:
+            child.status = child._process.returncode  # type: ignore[attr-defined] # noqa: SLF001
+
+    command.Child.__init__ = noted_start  # type: ignore[assignment, method-assign]
+    command.Child.finish = noted_finish  # type: ignore[assignment, method-assign]
+    try:
+        protocol.main()
+    finally:
+        with open(path, "w") as file:
+            json.dump([[child.argv, child.status] for child in started], file)  # type: ignore[attr-defined]
+
+
+main()
