@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The documents name what there is, and nothing else."""
+
+import re
+
+import pytest
+
+from tests.client import CHECKOUT, PLUGIN
+from zfsvol import configuration, naming
+from zfsvol.verbs import VERBS
+
+
+def document(name: str) -> str:
+    """A document's text."""
+    return (CHECKOUT / name).read_text()
+
+
+def test_device_config_keys() -> None:
+    rows = re.findall(r"^\| `([a-z_-]+)` \|([^|]*)\| (.*) \|$", document("docs/administration.md"), re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(configuration.KEYS)
+    for name, default, consequence in rows:
+        key = configuration.KEYS[name]
+        if key.default is not None:
+            assert default.split()[0] == key.default, name
+        # force-create is the driver's own key, and yet for new pools alone: its row says so in other words.
+        assert consequence.startswith("*New pool.*") == (key.kind == configuration.POOL), name
+
+
+def test_properties() -> None:
+    told = set(re.findall(r"`(zfsvol:[a-z-]+)`", document("docs/administration.md")))
+    assert told == {value for value in vars(naming).values() if str(value).startswith("zfsvol:")}
+
+
+def test_modules() -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", document("docs/architecture.md"), re.MULTILINE)
+    told = {name.strip("` ") for row in rows for name in row.split(",")}
+    assert told == {path.stem for path in (CHECKOUT / "zfsvol").glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/administration.md", "docs/architecture.md", "lab/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document(name)):
+        assert (CHECKOUT / name).parent.joinpath(target).exists(), target
+
+
+def test_every_verb_has_its_link() -> None:
+    """A link advertises a feature: none without a verb, no verb without one."""
+    links = {path.name for path in PLUGIN.iterdir() if path.is_symlink()}
+    assert links == set(VERBS)
