@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 import socket
 import subprocess
+from typing import Any
 
 import pytest
 
 from tests import client
 from tests.client import call, new_uuid
 from tests.zfs.conftest import Bench, run
+from zfsvol.verbs import VERBS
 
 STAND_IN = str(client.CHECKOUT / "tests" / "fakes" / "xapi_storage")
 
@@ -34,6 +36,45 @@ def test_static_vdis(bench: Bench) -> None:
     done = command_line("Volume.stat", sr, key)
     assert json.loads(done.stdout) == call("Volume.stat", sr=sr, key=key)
     assert json.loads(command_line("Plugin.Query").stdout)["plugin"] == "zfs-vol"
+
+
+def test_every_verb_through_the_library(bench: Bench) -> None:
+    """An SR's life by hand: the library's dispatchers check each verb's arguments and what it answers."""
+    done = set()
+
+    def by_hand(verb: str, *words: str) -> Any:
+        done.add(verb)
+        process = command_line(verb, *words)
+        assert (process.returncode, process.stderr) == (0, ""), (verb, process.stderr)
+        return json.loads(process.stdout)
+
+    uuid = new_uuid()
+    configuration = by_hand("SR.create", "--configuration", "device", bench.disk(), uuid, "name", "description")
+    words = [word for pair in configuration.items() for word in ("--configuration", *pair)]
+    sr = by_hand("SR.attach", *words)
+    by_hand("SR.set_name", sr, "another")
+    by_hand("SR.set_description", sr, "described")
+    assert by_hand("SR.stat", sr)["name"] == "another"
+    volume = by_hand("Volume.create", sr, "disk", "of a VM", str(5 << 20), "true")
+    key = volume["key"]
+    by_hand("Volume.set_name", sr, key, "root disk")
+    by_hand("Volume.set_description", sr, key, "of another VM")
+    by_hand("Volume.set", sr, key, "vdi-type", "system")
+    by_hand("Volume.resize", sr, key, str(8 << 20))
+    read = by_hand("Volume.stat", sr, key)
+    assert (read["name"], read["keys"]["vdi-type"], read["virtual_size"]) == ("root disk", "system", 8 << 20)
+    by_hand("Volume.unset", sr, key, "vdi-type")
+    assert [found["key"] for found in by_hand("SR.ls", sr)] == [key]
+    assert sr in by_hand("Plugin.ls")
+    assert sr in by_hand("Plugin.diagnostics")
+    by_hand("Plugin.Query")
+    by_hand("Volume.destroy", sr, key)
+    by_hand("SR.detach", sr)
+    (found,) = by_hand("SR.probe", *words)
+    assert found["sr"]["uuid"] == uuid
+    assert by_hand("SR.attach", *words) == sr
+    by_hand("SR.destroy", sr)
+    assert done == set(VERBS)
 
 
 def test_refusal_is_a_sentence(sr: str) -> None:
