@@ -86,7 +86,13 @@ def life() -> None:
     create_sr("on one disk", device=single)
     # The other half of the mirror can be made to fail: it is a device-mapper target.
     bad = os.environ["VM_DISKS"].split()[2]
-    sectors = subprocess.run(["blockdev", "--getsz", bad], capture_output=True, text=True, check=True).stdout.strip()
+    sectors = subprocess.run(
+        ["blockdev", "--getsz", bad],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        check=True,
+    ).stdout.strip()
     subprocess.run(["dmsetup", "create", "second-disk", "--table", f"0 {sectors} linear {bad} 0"], check=True)
     mirror = create_sr("mirrored", vdev=f"mirror {half} /dev/mapper/second-disk")
     shell(f"zpool create -m none tank {pool} && zfs create tank/xen")

@@ -83,7 +83,9 @@ def call_badly(verb: str, **arguments: Any) -> Any:
 
 def raw(verb: str, request: bytes) -> Any:
     """One verb with exactly these bytes on its stdin; raises VerbError."""
-    done = subprocess.run(argv(verb), input=request, capture_output=True, env=environment(), timeout=LIMIT)
+    done = subprocess.run(
+        argv(verb), input=request, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), timeout=LIMIT
+    )
     return understand(verb, done.returncode, done.stdout, done.stderr)
 
 

@@ -88,6 +88,8 @@ def _create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") 
 def _create_dataset(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -> None:
     if any(map(naming.is_root, values["zpool"].split("/"))):
         raise InvalidArgument(f"{values['zpool']} is an SR itself: put the new one beside it.")
+    if zfs.pool_state(root.pool) is None:
+        raise SRUnavailable(f"The pool {root.pool} is not imported: 'zpool import {root.pool}', or name another.")
     zfs.require_pool(root.pool)
     block = values.get("volblocksize") or _volblocksize_of(root.pool)
     texts[naming.SR_VOLBLOCKSIZE] = str(block)

@@ -5,12 +5,12 @@ Disks are loop devices on sparse files, so the same tests run wherever ZFS does;
 device and no device-mapper target behind, whatever it did.
 """
 
-from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import subprocess
 import time
-from typing import Any
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -22,7 +22,9 @@ GIB = 1 << 30
 
 def run(*argv: str, check: bool = True, stdin: str = "") -> str:
     """One command as the administrator gives it; its stdout."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        argv, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=120
+    )
     if check and done.returncode:
         raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -32,6 +34,16 @@ def state_of(pool: str) -> str:
     """The pool's state as the kernel tells it; "" where it is not imported."""
     path = Path("/proc/spl/kstat/zfs") / pool / "state"
     return path.read_text().strip() if path.exists() else ""
+
+
+@contextmanager
+def device_node(zvol: str) -> "Iterator[str]":
+    """Gives an idle zvol a device node, as an attach does, and takes it away again; the node's path."""
+    run("zfs", "set", "volmode=dev", zvol)
+    run("udevadm", "settle")
+    yield f"/dev/zvol/{zvol}"
+    run("zfs", "set", "volmode=none", zvol)
+    run("udevadm", "settle")
 
 
 def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) -> None:
@@ -132,7 +144,7 @@ def wait_for(*argv: str) -> None:
 
 def run_status(*argv: str) -> int:
     """The exit status of a command that may fail."""
-    return subprocess.run(argv, capture_output=True, timeout=120).returncode
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120).returncode
 
 
 def pools() -> "list[str]":

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Many verbs at once on one SR: each answers as if it were alone, and the result is that of some order."""
 
-from collections.abc import Callable
 import fcntl
 import os
 import threading
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.client import VerbError, call, finish, start
-from tests.zfs.conftest import GIB, MIB, Bench, run, state_of, wait_until
+from tests.zfs.conftest import GIB, MIB, Bench, device_node, run, state_of, wait_until
 from zfsvol.blockdevice import stable_name
 
 
@@ -21,13 +21,9 @@ def health(sr: str) -> str:
 def write_some(sr: str, mebibytes: int = 32, content: bytes = b"") -> None:
     """A disk full of `content`, by default of what cannot be compressed."""
     key = call("Volume.create", sr=sr, name="", description="", size=GIB, sharable=False)["key"]
-    run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-    run("udevadm", "settle")
-    with open(f"/dev/zvol/{sr}/{key}", "wb") as device:
+    with device_node(f"{sr}/{key}") as node, open(node, "wb") as device:
         device.writelines(content or os.urandom(MIB) for _ in range(mebibytes))
         os.fsync(device.fileno())
-    run("zfs", "set", "volmode=none", f"{sr}/{key}")
-    run("udevadm", "settle")
 
 
 def test_a_mirror_loses_a_disk_and_gets_another(bench: Bench) -> None:

@@ -4,14 +4,13 @@
 Then either nothing has happened or all has, nothing is left behind, and the same call works when it is repeated.
 """
 
-from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
 import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -37,7 +36,8 @@ def kill_points(verb: str, arguments: Callable[[], "dict[str, Any]"]) -> "Iterat
             done = subprocess.run(
                 [sys.executable, KILLED_VERB, moment, str(number), str(client.PLUGIN / verb)],
                 input=request,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=client.environment(),
                 timeout=client.LIMIT,
             )
@@ -54,7 +54,9 @@ def kill_points(verb: str, arguments: Callable[[], "dict[str, Any]"]) -> "Iterat
 def wait_for_children() -> None:
     """A command that the killed verb had started runs to its end."""
     end = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-x", "zfs|zpool|zdb"], capture_output=True).returncode == 0:
+    while (
+        subprocess.run(["pgrep", "-x", "zfs|zpool|zdb"], stdout=subprocess.PIPE, stderr=subprocess.PIPE).returncode == 0
+    ):
         assert time.monotonic() < end
         time.sleep(0.02)
 

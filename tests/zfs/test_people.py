@@ -23,7 +23,9 @@ def command_line(verb: str, *words: str, library: bool = True) -> "subprocess.Co
     if library and subprocess.run(["/usr/bin/python3", "-c", "import xapi.storage.api.v5.volume"]).returncode:
         env["PYTHONPATH"] += ":" + STAND_IN
     argv = [*client.argv(verb)[:-1], "static-vdis", *words]
-    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=client.LIMIT)
+    return subprocess.run(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=env, timeout=client.LIMIT
+    )
 
 
 def test_static_vdis(bench: Bench) -> None:
@@ -85,7 +87,12 @@ def test_refusal_is_a_sentence(sr: str) -> None:
 
 
 def test_without_the_library() -> None:
-    if subprocess.run(["/usr/bin/python3", "-c", "import xapi.storage"], capture_output=True).returncode == 0:
+    if (
+        subprocess.run(
+            ["/usr/bin/python3", "-c", "import xapi.storage"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ).returncode
+        == 0
+    ):
         pytest.skip("xapi-storage is installed on this host")
     done = command_line("Plugin.Query", library=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -103,7 +110,8 @@ class TestLog:
             subprocess.run(
                 ["unshare", "-m", "sh", "-c", shell, str(path), *client.argv(verb)],
                 input=json.dumps({"dbg": "OpaqueRef:1", **arguments}).encode(),
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=client.environment(),
                 timeout=client.LIMIT,
             )
@@ -134,7 +142,8 @@ def test_a_preloaded_library_does_not_reach_the_children(bench: Bench) -> None:
     process = subprocess.run(
         client.argv("SR.stat"),
         input=json.dumps({"dbg": "", "sr": sr}).encode(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**client.environment(), "ZPOOL_VDEV_NAME_GUID": "1", "ZFS_COLOR": "1"},
         timeout=client.LIMIT,
     )

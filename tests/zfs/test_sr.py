@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.client import VerbError, call, new_uuid
-from tests.zfs.conftest import GIB, MIB, Bench, pools, run, run_status, state_of
+from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status, state_of
 
 
 def create(configuration: "dict[str, str]", name: str = "an SR", description: str = "of a test") -> "tuple[str, Any]":
@@ -216,14 +216,11 @@ class TestCapacity:
         free = call("SR.stat", sr=sr)["free_space"]
         size = free * 8 // 10 // (2 * MIB) * 2 * MIB
         key = call("Volume.create", sr=sr, name="", description="", size=size, sharable=False)["key"]
-        run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-        run("udevadm", "settle")
-        run("dd", "if=/dev/urandom", f"of=/dev/zvol/{sr}/{key}", "bs=1M", "conv=fsync", f"count={size // MIB}")
+        with device_node(f"{sr}/{key}") as node:
+            run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "conv=fsync", f"count={size // MIB}")
         run("zpool", "sync")
         left = call("SR.stat", sr=sr)["free_space"]
         assert abs(free - size - left) < 0.08 * free
-        run("zfs", "set", "volmode=none", f"{sr}/{key}")
-        run("udevadm", "settle")
 
     def test_a_thick_disk_is_reserved(self, bench: Bench) -> None:
         sr = bench.sr(device=bench.disk(), provisioning="thick")
@@ -269,16 +266,14 @@ class TestAttachAndDetach:
     def test_detach_while_a_disk_is_open(self, bench: Bench) -> None:
         sr = bench.sr(device=bench.disk())
         (key,) = fill(sr)
-        run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-        run("udevadm", "settle")
-        with open(f"/dev/zvol/{sr}/{key}", "rb"), pytest.raises(VerbError) as caught:
-            call("SR.detach", sr=sr)
-        assert caught.value.code == "SR_BACKEND_FAILURE_16"
-        assert f"{key} by " in caught.value.sentence
-        assert keys(sr) == [key]
-        with open(f"/dev/zvol/{sr}/{key}", "rb"), pytest.raises(VerbError, match="SR_BACKEND_FAILURE_16"):
-            call("SR.destroy", sr=sr)
-        assert keys(sr) == [key]
+        with device_node(f"{sr}/{key}") as node, open(node, "rb"):
+            with pytest.raises(VerbError, match=f"{key} by ") as caught:
+                call("SR.detach", sr=sr)
+            assert caught.value.code == "SR_BACKEND_FAILURE_16"
+            assert keys(sr) == [key]
+            with pytest.raises(VerbError, match="SR_BACKEND_FAILURE_16"):
+                call("SR.destroy", sr=sr)
+            assert keys(sr) == [key]
         call("SR.detach", sr=sr)
 
     def test_without_a_place(self, bench: Bench) -> None:
@@ -324,10 +319,8 @@ class TestAttachAndDetach:
         empty, written = new_uuid(), new_uuid()
         for uuid in (empty, written):
             run("zfs", "create", "-s", "-V", "1G", f"{sr}/{uuid}")
-        run("zfs", "set", "volmode=dev", f"{sr}/{written}")
-        run("udevadm", "settle")
-        run("dd", "if=/dev/urandom", f"of=/dev/zvol/{sr}/{written}", "bs=1M", "count=4", "conv=fsync")
-        run("zfs", "set", "volmode=none", f"{sr}/{written}")
+        with device_node(f"{sr}/{written}") as node:
+            run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "count=4", "conv=fsync")
         run("zpool", "sync")
         assert keys(sr) == [whole]
         with pytest.raises(VerbError, match="SR_BACKEND_FAILURE_46"):
@@ -364,9 +357,9 @@ class TestDestroy:
         sr = bench.sr(zpool=bench.pool())
         found = fill(sr)
         foreign = f"{sr}/{new_uuid()}"
-        run("zfs", "create", "-s", "-V", "1G", "-o", "volmode=dev", foreign)
-        run("udevadm", "settle")
-        run("dd", "if=/dev/urandom", f"of=/dev/zvol/{foreign}", "bs=1M", "count=4", "conv=fsync")
+        run("zfs", "create", "-s", "-V", "1G", foreign)
+        with device_node(foreign) as node:
+            run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "count=4", "conv=fsync")
         run("zpool", "sync")
         with pytest.raises(VerbError, match=foreign) as caught:
             call("SR.destroy", sr=sr)
@@ -376,10 +369,9 @@ class TestDestroy:
     def test_refused_while_a_disk_is_open(self, bench: Bench) -> None:
         sr = bench.sr(zpool=bench.pool())
         found = sorted(fill(sr, 3))
-        run("zfs", "set", "volmode=dev", f"{sr}/{found[2]}")
-        run("udevadm", "settle")
-        with open(f"/dev/zvol/{sr}/{found[2]}", "rb"), pytest.raises(VerbError, match=found[2]) as caught:
+        with device_node(f"{sr}/{found[2]}") as node, open(node, "rb"), pytest.raises(VerbError) as caught:
             call("SR.destroy", sr=sr)
+        assert found[2] in caught.value.sentence
         assert caught.value.code == "SR_BACKEND_FAILURE_16"
         assert keys(sr) == found
 

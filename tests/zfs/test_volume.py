@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Plain volumes on genuine OpenZFS: made, read, grown, renamed, destroyed."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
 from tests.client import VerbError, call, call_badly, new_uuid
-from tests.zfs.conftest import GIB, MIB, Bench, run, wait_until
+from tests.zfs.conftest import GIB, MIB, Bench, device_node, run, wait_until
 
 Maker = Callable[..., "dict[str, Any]"]
 
@@ -69,9 +68,8 @@ class TestCreate:
 
     def test_reads_as_zeroes_and_has_exactly_its_size(self, sr: str, new_volume: Maker) -> None:
         key = new_volume(size=6 * MIB)["key"]
-        run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-        run("udevadm", "settle")
-        assert Path("/dev/zvol", sr, key).read_bytes() == bytes(6 * MIB)
+        with device_node(f"{sr}/{key}") as node:
+            assert Path(node).read_bytes() == bytes(6 * MIB)
 
     def test_no_device_node_while_idle(self, sr: str, new_volume: Maker) -> None:
         before = set(Path("/dev").glob("zd*"))
@@ -98,17 +96,14 @@ class TestCreate:
     def test_full_pool(self, bench: Bench) -> None:
         sr = bench.sr(device=bench.disk(128 * MIB), compression="off")
         key = call("Volume.create", sr=sr, name="", description="", size=128 * MIB, sharable=False)["key"]
-        run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-        run("udevadm", "settle")
-        run("dd", "if=/dev/urandom", f"of=/dev/zvol/{sr}/{key}", "bs=1M", "oflag=direct", check=False)
-        run("zpool", "sync", sr)
+        with device_node(f"{sr}/{key}") as node:
+            run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "oflag=direct", check=False)
+            run("zpool", "sync", sr)
         assert call("SR.stat", sr=sr)["free_space"] < 16 * MIB
         with pytest.raises(VerbError) as caught:  # noqa: PT012 - the first that does not fit
             for _ in range(300):
                 call("Volume.create", sr=sr, name="", description="d" * 50000, size=1, sharable=False)
         assert caught.value.code == "SR_BACKEND_FAILURE_44"
-        run("zfs", "set", "volmode=none", f"{sr}/{key}")
-        run("udevadm", "settle")
         # Space can always be made: destroying works on a full pool. ZFS frees it some transactions later.
         call("Volume.destroy", sr=sr, key=key)
         wait_until(lambda: call("SR.stat", sr=sr)["free_space"] > 32 * MIB, "the destroyed disk's space")
@@ -216,9 +211,7 @@ class TestDestroy:
 
     def test_while_open(self, sr: str, new_volume: Maker) -> None:
         key = new_volume()["key"]
-        run("zfs", "set", "volmode=dev", f"{sr}/{key}")
-        run("udevadm", "settle")
-        with open(f"/dev/zvol/{sr}/{key}", "rb"), pytest.raises(VerbError) as caught:
+        with device_node(f"{sr}/{key}") as node, open(node, "rb"), pytest.raises(VerbError) as caught:
             call("Volume.destroy", sr=sr, key=key)
         assert caught.value.code == "SR_BACKEND_FAILURE_24"
         assert call("Volume.stat", sr=sr, key=key)["key"] == key
