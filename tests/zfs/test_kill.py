@@ -6,6 +6,7 @@ Then either nothing has happened or all has, nothing is left behind, and the sam
 
 import json
 from pathlib import Path
+import random
 import signal
 import subprocess
 import sys
@@ -221,3 +222,23 @@ def test_volume_changes(sr: str, verb: str, arguments: "dict[str, Any]", member:
         assert now() in (old, new), (moment, number)
         call(verb, sr=sr, key=key, **arguments)
         assert now() == new
+
+
+def test_at_any_moment(sr: str) -> None:
+    """Kills that do not wait for a border: in the interpreter's start, in a module's import, while a child runs."""
+    chance = random.Random(0)
+    arguments = {"sr": sr, "name": "n", "description": "d" * 9000, "size": GIB, "sharable": False}
+    returned = set()
+    for _ in range(25):
+        process = client.start("Volume.create", **arguments)
+        time.sleep(chance.random() * 0.4)
+        process.kill()
+        stdout, _ = process.communicate()
+        if stdout:
+            returned.add(json.loads(stdout)["key"])
+    wait_for_children()
+    volumes = call("SR.ls", sr=sr)
+    assert returned <= {volume["key"] for volume in volumes}
+    assert raw_names(sr) == {f"{sr}/{volume['key']}" for volume in volumes}
+    for volume in volumes:
+        assert (volume["name"], volume["description"], volume["virtual_size"]) == ("n", "d" * 9000, GIB)
