@@ -5,11 +5,12 @@ import errno
 import os
 import stat
 
-from zfsvol import zfs
+from zfsvol import command, zfs
 from zfsvol.errors import DeviceInvalid, SRInUse
 
 _BY_ID = "/dev/disk/by-id"
 _SYS = "/sys/class/block"
+_DESTROYED = "2"  # a pool's state in its label
 _SMALLEST = 64 << 20  # bytes; SPA_MINDEVSIZE of OpenZFS, which zpool looks at only after it has written to the disk
 
 # Names that tell a person which disk it is (model, serial number) come before mere numbers; names that other
@@ -41,6 +42,30 @@ def require_free(path: str) -> None:
         raise DeviceInvalid(f"{path} has {size} bytes; a pool needs devices of {_SMALLEST} bytes or more.")
 
 
+def require_empty_partitions(path: str) -> None:
+    """Raises SRInUse where a partition of the device holds something.
+
+    zpool looks for itself at the device, but at its partitions only where it takes it for a disk: not on loop devices
+    or device-mapper. What a destroyed pool has left counts as nothing.
+    """
+    for node in partitions(path):
+        try:
+            content = command.run(["blkid", "-p", "-o", "value", "-s", "TYPE", node], command.READ_LIMIT).strip()
+        except command.CommandFailed:
+            content = ""
+        if not content:
+            continue  # nothing that blkid knows
+        if content == "zfs_member":
+            pool = zfs.label(node)
+            if pool.get("state") == _DESTROYED:
+                continue
+            content = f"a disk of the pool {pool.get('name', 'of unknown name')}"
+        raise SRInUse(
+            f"{path} has partitions, and {node} holds {content}. Use another device, wipe this one ('wipefs -a'), or "
+            "set device-config:force-create=true."
+        )
+
+
 def partitions(path: str) -> "list[str]":
     """The nodes of the device's partitions."""
     name = os.path.basename(os.path.realpath(path))
@@ -69,7 +94,7 @@ def _user(path: str) -> str:
             holders = []
         if holders:
             return "{} is built on it".format(", ".join(sorted(holders)))
-    guids = [zfs.label_guid(node) for node in nodes]
+    guids = [zfs.label(node).get("pool_guid") for node in nodes]
     for guid, pool, _ in zfs.imported_pools():
         if guid in guids:
             return f"the pool {pool} is on it"

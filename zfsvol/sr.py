@@ -63,8 +63,11 @@ def _create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") 
     wanted = (layout.parse_devices if place == "device" else layout.parse_vdevs)(values[place])
     if zfs.pool_state(root.pool) is not None:
         raise SRExists(f"The pool {root.pool} exists already.")
+    force = values.get("force-create") == "true"
     for device in wanted.devices:
         blockdevice.require_free(device)
+        if not force:
+            blockdevice.require_empty_partitions(device)
     if len(set(map(os.path.realpath, wanted.devices))) < len(wanted.devices):
         raise InvalidArgument(f"device-config:{place} names the same device twice.")
     wanted = wanted.renamed({device: blockdevice.stable_name(device) for device in wanted.devices})
@@ -76,7 +79,7 @@ def _create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") 
     zfs.create_pool(
         root.pool,
         wanted.words,
-        force=values.get("force-create") == "true",
+        force=force,
         pool_properties=pool_properties,
         root_properties=_root_properties(values, texts, defaults=True),
     )
@@ -361,7 +364,7 @@ def _guids_on_devices(given: "dict[str, str]") -> "set[str] | None":
     else:
         return None
     nodes = [node for device in devices for node in [*blockdevice.partitions(device), device]]
-    return {guid for guid in map(zfs.label_guid, nodes) if guid is not None}
+    return {label["pool_guid"] for label in map(zfs.label, nodes) if label}
 
 
 def _may_hold(given: "dict[str, str]", guids: "set[str] | None", guid: str, pool: str) -> bool:

@@ -242,17 +242,18 @@ def importable() -> str:
         raise
 
 
-def label_guid(device: str) -> "str | None":
-    """The guid of the pool that the ZFS label on this block device names; None where there is no label."""
+def label(device: str) -> "dict[str, str]":
+    """The ZFS label on a block device: `name` and `pool_guid` of the pool, its `state` (2: destroyed); or nothing."""
     try:
         output = command.run(["zdb", "-l", device], READ_LIMIT)
     except CommandFailed:
-        return None
+        return {}
+    found: "dict[str, str]" = {}
     for line in output.splitlines():
-        name, _, value = line.strip().partition(": ")
-        if name == "pool_guid":
-            return value
-    return None
+        name, colon, value = line.strip().partition(": ")
+        if colon:  # the vdev tree below the pool's own lines has names of the same
+            found.setdefault(name, value.strip("'"))
+    return found
 
 
 # --- changing

@@ -120,6 +120,29 @@ class TestDeviceInUse:
         assert error.code == IN_USE
         assert str(tmp_path / "mnt") in error.sentence
 
+    def test_a_partition_is_mounted(self, bench: Bench, tmp_path: Path) -> None:
+        """As on the disk that the host runs from."""
+        disk = bench.disk()
+        run("sfdisk", "-q", disk, stdin="size=100M\nsize=100M\n")
+        run("losetup", "--detach", disk)
+        bench.loops.remove(disk)
+        disk = run("losetup", "--find", "--show", "--partscan", str(bench.directory / "disk0")).strip()
+        bench.loops.append(disk)
+        run("udevadm", "settle")
+        run("mkfs.ext4", "-q", disk + "p2")
+        (tmp_path / "mnt").mkdir()
+        run("mount", disk + "p2", str(tmp_path / "mnt"))
+        try:
+            for device in (disk, disk + "p2"):
+                error = refused({"device": device, "force-create": "true"})
+                assert error.code == IN_USE
+                assert str(tmp_path / "mnt") in error.sentence
+        finally:
+            run("umount", str(tmp_path / "mnt"))
+        # The other partition is free; without force the whole disk is not taken, as it holds something.
+        assert "ext4" in refused({"device": disk}).sentence
+        bench.sr(device=disk + "p1")
+
     def test_holds_a_file_system(self, bench: Bench) -> None:
         disk = bench.disk()
         run("mkfs.ext4", "-q", disk)
