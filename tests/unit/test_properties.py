@@ -146,10 +146,12 @@ class TestLongValues:
 
     @pytest.mark.parametrize("old", [1, 2, 3, 5])
     @pytest.mark.parametrize("new", [1, 2, 3, 5])
-    def test_exact_multiples_over_each_other(self, old, new):
+    @pytest.mark.parametrize("more", [-1, 0, 1])
+    def test_around_a_multiple_of_the_piece_over_an_older_value(self, old, new, more):
         stored = properties.encode(NAME, "o" * (old * properties.PIECE - 2))
-        stored.update(properties.encode(NAME, "n" * (new * properties.PIECE - 2)))
-        assert properties.text(through_zfs(stored), NAME) == "n" * (new * properties.PIECE - 2)
+        text = "n" * (new * properties.PIECE - 2 + more)
+        stored.update(properties.encode(NAME, text))
+        assert properties.text(through_zfs(stored), NAME) == text
 
     def test_names_of_pieces_do_not_meet_other_properties(self):
         stored = properties.encode("zfsvol:sr-name", text_of_json_length(20000))
