@@ -161,7 +161,11 @@ class TestLint:
         return [line for line in done.stdout.splitlines() if re.match(r"\S+: [EWI]: |\S+:\d+: [EWI]: ", line)]
 
     def test_nothing_found(self, build):
-        assert self.lint(build, LINT_CONFIG) == []
+        findings = self.lint(build, LINT_CONFIG)
+        if python_3_6() is None:
+            # The library lies where Python 3.6 looks for it, compiled by the Python that this machine has instead.
+            findings = [line for line in findings if "python-bytecode-wrong-magic-value" not in line]
+        assert findings == []
 
     def test_every_filter_is_needed(self, build, tmp_path):
         text = LINT_CONFIG.read_text()
