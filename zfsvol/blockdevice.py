@@ -35,7 +35,6 @@ def require_free(path: str) -> None:
         if error.errno == errno.EBUSY:
             raise SRInUse(f"{path} is in use: {_user(path)}. Choose another device.") from None
         raise DeviceInvalid(f"{path} cannot be opened: {error.strerror}.") from None
-
     size = os.lseek(descriptor, 0, os.SEEK_END)
     os.close(descriptor)
     if size < _SMALLEST:

@@ -110,6 +110,6 @@ class Child:
             log.warning(f"left behind, not to be killed: pid {self._process.pid} {self.argv}")
 
 
-def run(argv: "list[str]", limit: int, hopeless: "Callable[[], bool]" = lambda: False) -> str:
+def run(argv: "list[str]", limit: int) -> str:
     """Runs one child to its end: see Child.finish for the result and what is raised."""
-    return Child(argv).finish(limit, hopeless)
+    return Child(argv).finish(limit)

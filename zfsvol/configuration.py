@@ -9,9 +9,8 @@ import os
 import re
 
 from zfsvol.errors import DeviceMissing, InvalidArgument
+from zfsvol.naming import require_dataset_name
 
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-_DATASET = re.compile(r"[A-Za-z][A-Za-z0-9_.: -]*(/(?!\.\.?(/|\Z))[A-Za-z0-9_.: -]+)*\Z")
 _SIZE = re.compile(r"[0-9]+[KMGTP]?\Z")
 
 _ON_OFF = ("on", "off")
@@ -29,8 +28,6 @@ PLACE = "place"  # where the SR lives: exactly one of these
 POOL = "pool"  # `zpool create -o`: for a pool that SR.create makes
 DATASET = "dataset"  # a ZFS property of the SR's root, which all its zvols inherit
 DRIVER = "driver"  # for the driver itself
-
-PLACES = ("device", "vdev", "zpool")
 
 VOLBLOCKSIZES = tuple(str(1 << shift) for shift in range(12, 18))
 _VOLBLOCKSIZE_NAMES = {f"{int(size) // 1024}K": size for size in VOLBLOCKSIZES}
@@ -74,6 +71,8 @@ KEYS = {
     "force-import": Key(DRIVER, ("true", "false"), "false", "Import though another host used the pool last (-f)"),
     "sr_uuid": Key(DRIVER, None, None, "Set by the driver: the uuid that the SR was created with"),
 }
+
+PLACES = tuple(name for name, key in KEYS.items() if key.kind == PLACE)
 
 
 def check(configuration: "dict[str, str]") -> "dict[str, str]":
@@ -148,16 +147,3 @@ def encryption_properties(values: "dict[str, str]") -> "dict[str, str]":
         "keyformat": keyformat,
         "keylocation": "file://" + path,
     }
-
-
-def require_dataset_name(name: str) -> None:
-    """Raises InvalidArgument where `name` is not one that a pool or a file system can have."""
-    if not _DATASET.match(name):
-        raise InvalidArgument(f"'{name}' is not the name of a pool or of a dataset in one.")
-
-
-def require_uuid(uuid: str, what: str) -> str:
-    """`uuid` itself. Raises InvalidArgument; `what` names the argument in the sentence."""
-    if not UUID.match(uuid):
-        raise InvalidArgument(f"{what} '{uuid}' is not a uuid.")
-    return uuid

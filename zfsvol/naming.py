@@ -6,10 +6,14 @@ The string that SR.attach answers with is the name of the SR's root dataset, `sr
 look, and a pool carried to another host is a complete SR.
 """
 
-from zfsvol.configuration import UUID, require_dataset_name, require_uuid
+import re
+
 from zfsvol.errors import InvalidArgument
 
 PREFIX = "sr-"
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_DATASET = re.compile(r"[A-Za-z][A-Za-z0-9_.: -]*(/(?!\.\.?(/|\Z))[A-Za-z0-9_.: -]+)*\Z")
 
 SR_UUID = "zfsvol:sr-uuid"
 SR_NAME = "zfsvol:sr-name"
@@ -71,4 +75,17 @@ def parse_sr(sr: str) -> Root:
 
 def is_uuid(name: str) -> bool:
     """Whether it is a uuid as xapi writes it."""
-    return UUID.match(name) is not None
+    return _UUID.match(name) is not None
+
+
+def require_dataset_name(name: str) -> None:
+    """Raises InvalidArgument where `name` is not one that a pool or a file system can have."""
+    if not _DATASET.match(name):
+        raise InvalidArgument(f"'{name}' is not the name of a pool or of a dataset in one.")
+
+
+def require_uuid(uuid: str, what: str) -> str:
+    """`uuid` itself. Raises InvalidArgument; `what` names the argument in the sentence."""
+    if not is_uuid(uuid):
+        raise InvalidArgument(f"{what} '{uuid}' is not a uuid.")
+    return uuid

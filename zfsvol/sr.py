@@ -40,8 +40,7 @@ def create(dbg: str, uuid: str, configuration: "dict[str, str]", name: str, desc
     texts.update(properties.encode(naming.SR_DESCRIPTION, description))
     texts[naming.SR_PROVISIONING] = values.get("provisioning", "thin")
     with lock.pools():
-        if not zfs.is_loaded():
-            zfs.load_module()
+        zfs.load_module()
         if root.owns_pool:
             answer = _create_pool(root, values, texts)
         else:
@@ -130,8 +129,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
     SRUnavailable (no such pool or SR, disks missing), SRInUse (another host uses the pool).
     """
     with lock.pools():
-        if not zfs.is_loaded():
-            zfs.load_module()
+        zfs.load_module()
         _drop_probe_imports()
         root = _locate(configuration)
         if zfs.pool_state(root.pool) is None:
@@ -325,8 +323,7 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
     SR.attach or SR.probe.
     """
     with lock.pools():
-        if not zfs.is_loaded():
-            zfs.load_module()
+        zfs.load_module()
         _drop_probe_imports()
         return _find(configuration)
 

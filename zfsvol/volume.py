@@ -7,9 +7,8 @@ by one command, so a crash leaves the VDI as it was or as it was asked for.
 
 from zfsvol import lock, log, naming, properties, zfs
 from zfsvol import root as roots
-from zfsvol.configuration import require_uuid
 from zfsvol.errors import InvalidSize, NoSpace, SRUnavailable, StorageError, VDIInUse, VDIUnavailable
-from zfsvol.naming import Root
+from zfsvol.naming import Root, require_uuid
 
 # Sizes are multiples of 2 MiB: VHD export rounds to that, and backup tools read change bitmaps in such steps.
 GRANULE = 2 << 20

@@ -101,7 +101,9 @@ def is_loaded() -> bool:
 
 
 def load_module() -> None:
-    """Loads the kernel module. Raises SRUnavailable where that fails."""
+    """Loads the kernel module where it is not there. Raises SRUnavailable where that fails."""
+    if is_loaded():
+        return
     try:
         command.run(["modprobe", "zfs"], READ_LIMIT)
     except CommandFailed as error:
@@ -151,15 +153,15 @@ def _illness(pool: str) -> str:
 # --- reading: one child process each
 
 
+_PROPERTIES = ["zfs", "get", "-Hp", "-o", "name,property,value", "-s", "local,received,temporary,none"]
+
+
 def properties(dataset: str) -> "dict[str, str]":
     """What ZFS knows of one dataset: statistics and what was set on the dataset itself, nothing inherited.
 
     Raises Missing.
     """
     return _parse_properties(_run(dataset, [*_PROPERTIES, "all", dataset], READ_LIMIT)).get(dataset, {})
-
-
-_PROPERTIES = ["zfs", "get", "-Hp", "-o", "name,property,value", "-s", "local,received,temporary,none"]
 
 
 def _parse_properties(output: str) -> "dict[str, dict[str, str]]":

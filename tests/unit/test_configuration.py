@@ -3,7 +3,7 @@
 
 import pytest
 
-from zfsvol import configuration
+from zfsvol import configuration, naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
 
 UUID = "5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
@@ -182,7 +182,7 @@ class TestNames:
         ],
     )
     def test_good(self, name):
-        configuration.require_dataset_name(name)
+        naming.require_dataset_name(name)
 
     @pytest.mark.parametrize(
         "name",
@@ -218,12 +218,12 @@ class TestNames:
     )
     def test_bad(self, name):
         with pytest.raises(InvalidArgument, match="not the name of a pool or of a dataset"):
-            configuration.require_dataset_name(name)
+            naming.require_dataset_name(name)
 
     def test_uuid(self):
-        assert configuration.require_uuid(UUID, "It") == UUID
+        assert naming.require_uuid(UUID, "It") == UUID
         with pytest.raises(InvalidArgument, match="The VDI 'x' is not a uuid"):
-            configuration.require_uuid("x", "The VDI")
+            naming.require_uuid("x", "The VDI")
 
 
 class TestProperties:
