@@ -22,5 +22,6 @@ setup(
     description="Library of zfs-vol, a SMAPIv3 storage driver for ZFS volumes",
     license="LGPL-2.1-only",
     packages=["zfsvol"],
+    package_data={"zfsvol": ["*.lua"]},
     python_requires=">=3.6",
 )

@@ -39,6 +39,17 @@ class VDIInUse(StorageError):
     code = "SR_BACKEND_FAILURE_24"
 
 
+class ForeignSnapshots(VDIInUse):
+    """The VDI's zvol has ZFS snapshots that this driver has not made, and that would be lost with it."""
+
+    def __init__(self, snapshots: "list[str]") -> None:
+        named = ", ".join(snapshots[:5]) + (" …" if len(snapshots) > 5 else "")
+        super().__init__(
+            f"The disk has ZFS snapshots of another program or person, which would be lost with it: {named}. Destroy "
+            "them with 'zfs destroy', then try again."
+        )
+
+
 class LockTimeout(StorageError):
     """Another verb held the SR for longer than this one may wait. A retry may help."""
 

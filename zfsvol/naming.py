@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Names: of SRs, VDIs and their properties in ZFS. Pure.
+"""Names: of SRs, VDIs and their properties in ZFS, and of the client's keys. Pure.
 
 The string that SR.attach answers with is the name of the SR's root dataset, `sr-<uuid>` (a pool of its own) or
 `<dataset>/sr-<uuid>`; a VDI is the zvol `<root>/<VDI uuid>`. So every verb knows from its arguments alone where to
@@ -25,6 +25,23 @@ SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
 VDI_NAME = "zfsvol:name"
 VDI_DESCRIPTION = "zfsvol:description"
 VDI_SHARABLE = "zfsvol:sharable"
+# Set by Volume.snapshot: the zvol has the content of the ZFS snapshot that it was made from, for good.
+VDI_SNAPSHOT = "zfsvol:snapshot"
+# When the VDI was removed. Its zvol stays as long as others need what it shares with them.
+VDI_REMOVED = "zfsvol:removed"
+
+# The client's keys that mean something to the driver.
+TEMPORARY = "clone-on-boot"
+IS_A_SNAPSHOT = "is_a_snapshot"
+SNAPSHOT_OF = "snapshot_of"
+SNAPSHOT_TIME = "snapshot_time"
+TYPE = "vdi-type"
+
+# As xapi writes dates, always in UTC.
+DATE = "%Y%m%dT%H:%M:%SZ"
+
+_GRAVEYARD = ".gone"
+_REVERT = ".revert-"
 
 
 class Root:
@@ -43,6 +60,15 @@ class Root:
     def volume(self, uuid: str) -> str:
         """The zvol of a VDI."""
         return f"{self.dataset}/{uuid}"
+
+    @property
+    def graveyard(self) -> str:
+        """Where the zvols of removed VDIs are that others still need. It is there while one is."""
+        return f"{self.dataset}/{_GRAVEYARD}"
+
+    def grave(self, uuid: str, token: str) -> str:
+        """The zvol of a removed VDI; `token` tells several of one VDI, which has been reverted, apart."""
+        return f"{self.graveyard}/{uuid}.{token}"
 
     def uri(self, uuid: str) -> str:
         """What the datapath plugin is given to find the VDI."""
@@ -71,6 +97,17 @@ def parse_sr(sr: str) -> Root:
         raise InvalidArgument(f"'{sr}' is no SR of this driver.")
     require_dataset_name(sr)
     return Root(sr)
+
+
+def revert_name(uuid: str) -> str:
+    """The zvol that Volume.revert is about to put in the place of the VDI's."""
+    return _REVERT + uuid
+
+
+def reverted(name: str) -> "str | None":
+    """The VDI whose place a zvol of this name is to take; None for all other zvols."""
+    uuid = name[len(_REVERT) :]
+    return uuid if name.startswith(_REVERT) and is_uuid(uuid) else None
 
 
 def is_uuid(name: str) -> bool:

@@ -7,7 +7,7 @@ take the host's pool lock, so an import, an export and a look at a pool never me
 
 import os
 
-from zfsvol import blockdevice, configuration, layout, lock, log, naming, properties, volume, zfs, zpool_text
+from zfsvol import blockdevice, configuration, family, layout, lock, log, naming, properties, volume, zfs, zpool_text
 from zfsvol import root as roots
 from zfsvol.errors import (
     DeviceMissing,
@@ -125,7 +125,7 @@ def _root_properties(values: "dict[str, str]", texts: "dict[str, str]", *, defau
 def attach(dbg: str, configuration: "dict[str, str]") -> str:
     """Imports the SR's pool where it is not imported, and answers with the string that names the SR from now on.
 
-    Idempotent. Finishes what a crash left: removes zvols that were not completely made. Raises InvalidArgument,
+    Idempotent. Finishes or undoes what verbs that were killed left half done. Raises InvalidArgument,
     SRUnavailable (no such pool or SR, disks missing), SRInUse (another host uses the pool).
     """
     with lock.pools():
@@ -139,7 +139,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
             values = roots.read(root)
             if values.get("keystatus") == "unavailable":
                 zfs.load_key(root.dataset)
-            volume.repair(root)
+            family.repair(root)
     return root.dataset
 
 
@@ -241,14 +241,16 @@ def destroy(dbg: str, sr: str) -> None:
         root = roots.find(sr)
         with lock.sr(root.uuid, exclusive=True):
             roots.read(root)
-            volume.repair(root)
+            family.repair(root)
             _require_nothing_foreign(root)
             _leave(zfs.destroy_pool if root.owns_pool else zfs.destroy_all, root)
 
 
 def _require_nothing_foreign(root: Root) -> None:
-    rows = zfs.datasets(root.dataset, types="filesystem,volume", columns=("name", naming.VDI_NAME))
-    foreign = [name for name, vdi_name in rows if name != root.dataset and vdi_name == "-"]
+    columns = ("name", naming.VDI_NAME, naming.VDI_REMOVED)
+    rows = zfs.datasets(root.dataset, types="filesystem,volume", columns=columns)
+    own = (root.dataset, root.graveyard)
+    foreign = [name for name, *marks in rows if name not in own and marks == ["-", "-"]]
     if foreign:
         raise SRNotEmpty(
             "The SR {} holds datasets that are not disks of it: {}. Move or destroy them, then destroy the SR "
@@ -291,9 +293,7 @@ def _stat(root: Root) -> "dict[str, object]":
 
 def ls(dbg: str, sr: str) -> "list[dict[str, object]]":
     """All VDIs of the SR. Complete or an error: xapi forgets the VDIs that are not listed."""
-    root = roots.find(sr)
-    with lock.sr(root.uuid, exclusive=False):
-        return volume.listed(root)
+    return volume.listed(roots.find(sr))
 
 
 def set_name(dbg: str, sr: str, new_name: str) -> None:

@@ -1,22 +1,57 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The Volume verbs: a VDI is a zvol below the SR's root, its metadata are properties of that zvol.
 
-Arguments and results are those of the SMAPIv3 interface; sizes are bytes. Each verb that changes something does so
-by one command, so a crash leaves the VDI as it was or as it was asked for.
+Arguments and results are those of the SMAPIv3 interface; sizes are bytes. A crash, at whatever moment, leaves each VDI
+as it was or as it was asked for: what clients see of a change happens in one transaction.
 """
 
-from zfsvol import lock, log, naming, properties, zfs
+import functools
+import time
+
+from zfsvol import blockdevice, family, lock, naming, properties, zfs
 from zfsvol import root as roots
-from zfsvol.errors import InvalidSize, NoSpace, SRUnavailable, StorageError, VDIInUse, VDIUnavailable
+from zfsvol.errors import (
+    ForeignSnapshots,
+    InvalidArgument,
+    InvalidSize,
+    NoSpace,
+    SRUnavailable,
+    StorageError,
+    VDIInUse,
+    VDIUnavailable,
+)
 from zfsvol.naming import Root, require_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, TypeVar
+
+    _Answer = TypeVar("_Answer")
 
 # Sizes are multiples of 2 MiB: VHD export rounds to that, and backup tools read change bitmaps in such steps.
 GRANULE = 2 << 20
 # The client's integers have 63 bits; ZFS would take more.
 LARGEST = (1 << 63) - GRANULE
 
-# A zvol that nobody has written to refers to less than this, in bytes, before compression.
-_EMPTY = 1 << 20
+# What a reverted disk does not keep: what is the snapshot's, or the datapath's; and its clone-on-boot temporary, which
+# is of its old content.
+_NOT_KEPT = ("volsize", "volmode")
+_TEMPORARY = properties.key_property(naming.TEMPORARY)
+
+
+def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
+    """Makes a verb end what a killed Volume.revert left half done, where it meets that, and begin again."""
+
+    @functools.wraps(verb)
+    def carry_out(*arguments: "Any", **named: "Any") -> "_Answer":
+        try:
+            return verb(*arguments, **named)
+        except family.Interrupted as interrupted:
+            with lock.sr(interrupted.root.uuid, exclusive=True):
+                family.repair(interrupted.root)
+            return verb(*arguments, **named)
+
+    return carry_out
 
 
 def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: bool) -> "dict[str, object]":  # noqa: FBT001
@@ -46,9 +81,7 @@ def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: 
             )
         except NoSpace:
             raise _no_space(root, size, sr_values) from None
-    values["volsize"] = str(size)
-    values["used"] = "0" if sparse else str(size)
-    return record(root, uuid, values)
+    return record(root, uuid, dict(values, volsize=str(size)), taken=0 if sparse else size)
 
 
 def _no_space(root: Root, size: int, sr_values: "dict[str, str]") -> NoSpace:
@@ -74,16 +107,19 @@ def new_uuid() -> str:
 
 
 def _missing(root: Root, key: str) -> StorageError:
-    """The error for a VDI that is not there: the SR itself may be what is missing."""
+    """The error for a VDI that is not there: the SR itself may be what is missing, or a revert half done."""
     try:
         roots.read(root)
+        zfs.properties(root.volume(naming.revert_name(key)))
     except SRUnavailable as error:
         return error
-    return VDIUnavailable(f"The SR {root.uuid} has no VDI {key}.")
+    except zfs.Missing:
+        return VDIUnavailable(f"The SR {root.uuid} has no VDI {key}.")
+    return family.Interrupted(root)
 
 
-def record(root: Root, uuid: str, values: "dict[str, str]") -> "dict[str, object]":
-    """The interface's `volume` record of a zvol with these properties."""
+def record(root: Root, uuid: str, values: "dict[str, str]", *, taken: int) -> "dict[str, object]":
+    """The interface's `volume` record of a zvol with these properties, which takes `taken` bytes of the pool."""
     keys = properties.decode_keys(values)
     # Storage migration takes any VDI with the same content_id for a common base, an empty one included.
     keys.setdefault("content_id", uuid)
@@ -95,80 +131,218 @@ def record(root: Root, uuid: str, values: "dict[str, str]") -> "dict[str, object
         "read_write": values.get("readonly") != "on",
         "sharable": properties.decode(values, naming.VDI_SHARABLE) is True,
         "virtual_size": int(values["volsize"]),
-        # What the zvol alone takes of the pool: the numbers of all VDIs add up to what the SR takes.
-        "physical_utilisation": int(values["used"]),
+        "physical_utilisation": taken,
         "uri": [root.uri(uuid)],
         "keys": keys,
     }
 
 
-def is_vdi(name: str, values: "dict[str, str]") -> bool:
-    """Whether a zvol below a root, with these properties, is a VDI and completely made."""
-    return naming.is_uuid(name) and naming.VDI_NAME in values
-
-
+@resuming
 def listed(root: Root) -> "list[dict[str, object]]":
     """The records of all VDIs of the SR: complete, or an error."""
-    try:
-        sr_values, found = zfs.volumes(root.dataset)
-    except zfs.Missing:
-        raise roots.missing(root) from None
+    with lock.sr(root.uuid, exclusive=False):
+        try:
+            sr_values, found = zfs.volumes(root.dataset)
+        except zfs.Missing:
+            raise roots.missing(root) from None
     roots.require(root, sr_values)
-    return [record(root, name, values) for name, values in sorted(found.items()) if is_vdi(name, values)]
+    for name in map(naming.reverted, found):
+        if name is not None and not family.is_vdi(name, found.get(name, {})):
+            raise family.Interrupted(root)
+    charges = family.charges(root, found)
+    return [record(root, name, found[name], taken=charges[name]) for name in sorted(charges)]
 
 
-def repair(root: Root) -> None:
-    """Removes zvols whose making a power cut interrupted: without properties, and never written to.
-
-    One that holds data is left alone and told of in the log: it is not this driver's.
-    """
-    for name, values in zfs.volumes(root.dataset)[1].items():
-        if is_vdi(name, values) or not naming.is_uuid(name):
-            continue
-        if int(values["logicalreferenced"]) < _EMPTY:
-            log.warning(f"removing {root.volume(name)}, left by an interrupted Volume.create")
-            zfs.destroy(root.volume(name))
-        else:
-            log.warning(f"{root.volume(name)} is no VDI and holds data; it is left alone")
-
-
+@resuming
 def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
-    """The VDI's `volume` record. Raises VDIUnavailable, SRUnavailable."""
+    """The VDI's `volume` record. Raises VDIUnavailable, SRUnavailable.
+
+    Its physical_utilisation is what its own zvol takes; SR.ls adds what the zvols of removed VDIs take.
+    """
     root = roots.find(sr)
     require_uuid(key, "The VDI")
-    return record(root, key, _read(root, key))
+    values = _read(root, key)
+    return record(root, key, values, taken=int(values["used"]))
 
 
-def _read(root: Root, key: str) -> "dict[str, str]":
+def _read(root: Root, key: str, reader: "Callable[[str], dict[str, str]]" = zfs.properties) -> "dict[str, str]":
     try:
-        values = zfs.properties(root.volume(key))
+        values = reader(root.volume(key))
     except zfs.Missing:
         raise _missing(root, key) from None
-    if not is_vdi(key, values):
+    if not family.is_vdi(key, values):
         raise _missing(root, key)
     return values
 
 
-def destroy(dbg: str, sr: str, key: str) -> None:
-    """Removes the VDI and frees its space. Idempotent. Raises VDIInUse while it is open, SRUnavailable."""
+def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
+    """Makes a VDI that has the content of this one now, for good, and answers with its `volume` record.
+
+    Of any VDI, in use or not. The client sets the keys of a snapshot after this; they are here already, so that a
+    crash in between leaves a snapshot and not a disk. Raises NoSpace, VDIUnavailable, SRUnavailable; a crash leaves at
+    most a ZFS snapshot that nothing was made from, which SR.attach removes.
+    """
+    return _derived(sr, key, is_snapshot=True)
+
+
+def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
+    """Makes a writable VDI with the content of this one, and answers with its `volume` record.
+
+    Of any VDI, in use or not. Raises and leaves behind as `snapshot`.
+    """
+    return _derived(sr, key, is_snapshot=False)
+
+
+@resuming
+def _derived(sr: str, key: str, *, is_snapshot: bool) -> "dict[str, object]":
     root = roots.find(sr)
     require_uuid(key, "The VDI")
+    uuid = new_uuid()
     with lock.sr(root.uuid, exclusive=False):
+        source = _read(root, key, zfs.inherited_properties)
+        keys = properties.decode_keys(source)
+        values = properties.encode(naming.VDI_NAME, properties.text(source, naming.VDI_NAME))
+        values.update(properties.encode(naming.VDI_DESCRIPTION, properties.text(source, naming.VDI_DESCRIPTION)))
+        if properties.decode(source, naming.VDI_SHARABLE) is True:
+            values.update(properties.encode(naming.VDI_SHARABLE, value=True))
+        if naming.TYPE in keys:
+            values.update(properties.encode_key(naming.TYPE, keys[naming.TYPE]))
+        if is_snapshot:
+            values[naming.VDI_SNAPSHOT] = "true"
+            values["readonly"] = "on"
+            values.update(properties.encode_key(naming.IS_A_SNAPSHOT, "true"))
+            values.update(properties.encode_key(naming.SNAPSHOT_OF, key))
+            values.update(properties.encode_key(naming.SNAPSHOT_TIME, time.strftime(naming.DATE, time.gmtime())))
+        else:
+            # Inherited, it would be that of the zvol this one is made from.
+            if source.get(naming.SR_PROVISIONING) == "thick":
+                values["refreservation"] = "auto"
+            _adopt_siblings(root, keys, uuid)
+        _make(root, key, source, uuid, uuid, values)
+    taken = int(source["volsize"]) if "refreservation" in values else 0
+    return record(root, uuid, dict(values, volsize=source["volsize"]), taken=taken)
+
+
+def _make(root: Root, key: str, source: "dict[str, str]", name: str, uuid: str, values: "dict[str, str]") -> None:
+    """Makes the zvol `name` with the content of the VDI `key`, whose properties are `source`. Raises NoSpace.
+
+    A snapshot never changes: what is made from it is made from what it was made from, so that families do not grow
+    deeper with every snapshot, and a snapshot can always be removed whole.
+    """
+    is_frozen = naming.VDI_SNAPSHOT in source and source.get("readonly") == "on" and "origin" in source
+    base = source["origin"] if is_frozen else f"{root.volume(key)}@{uuid}"
+    try:
+        if not is_frozen:
+            zfs.create_snapshot(base)
         try:
-            zfs.destroy(root.volume(key))
-        except zfs.Missing:
-            roots.read(root)
-        except VDIInUse:
-            raise VDIInUse(f"The VDI {key} is in use and was not destroyed.") from None
+            zfs.clone(base, root.volume(name), values)
+        except StorageError:
+            zfs.settle(root.dataset, [base])
+            raise
+    except NoSpace as error:
+        raise NoSpace(
+            f"The SR {root.uuid} has no room for a snapshot or clone of {key}: one of a thick disk needs as much as "
+            f"the disk holds, one of a thin disk some megabytes. {error}"
+        ) from None
 
 
+def _adopt_siblings(root: Root, keys: "dict[str, str]", uuid: str) -> None:
+    """Makes the VDI `uuid` the one that its sibling snapshots are snapshots of, if theirs has been removed.
+
+    xapi reverts a disk by removing it and cloning its snapshot, then does the same in its own database, and does not
+    tell: the next scan would take it back. Before the clone is made: a crash in between leaves snapshots of a VDI that
+    is not there, as it was before.
+    """
+    lost = keys.get(naming.SNAPSHOT_OF) if keys.get(naming.IS_A_SNAPSHOT) == "true" else None
+    if lost is None:
+        return
+    try:
+        if naming.is_uuid(lost) and family.is_vdi(lost, zfs.properties(root.volume(lost))):
+            return
+    except zfs.Missing:
+        pass
+    siblings = [
+        root.volume(name)
+        for name, values in zfs.volumes(root.dataset)[1].items()
+        if family.is_vdi(name, values) and properties.decode_keys(values).get(naming.SNAPSHOT_OF) == lost
+    ]
+    for name, value in properties.encode_key(naming.SNAPSHOT_OF, uuid).items():
+        zfs.set_on_all(siblings, name, value)
+
+
+@resuming
+def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
+    """Gives the VDI `key` the content and the size of `snapshot`; all else of it, and all other VDIs, stay.
+
+    Raises VDIInUse while it is open, InvalidArgument (`snapshot` is none, `key` is one), NoSpace, VDIUnavailable. Once
+    the VDI's old content is removed, a crash leaves the rest to the next verb that looks for the VDI, or SR.attach.
+    """
+    root = roots.find(sr)
+    require_uuid(key, "The VDI")
+    require_uuid(snapshot, "The snapshot")
+    with lock.sr(root.uuid, exclusive=True):
+        source = _read(root, snapshot)
+        values = _read(root, key, zfs.settings)
+        if naming.VDI_SNAPSHOT not in source:
+            raise InvalidArgument(f"The VDI {snapshot} is no snapshot: a disk can be reverted to a snapshot only.")
+        if naming.VDI_SNAPSHOT in values:
+            raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes: revert the disk, or clone it.")
+        if values.get("refreservation", "0") not in ("0", "none"):
+            values["refreservation"] = "auto"
+        for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == _TEMPORARY]:
+            del values[name]
+        name = naming.revert_name(key)
+        _make(root, snapshot, source, name, new_uuid(), values)
+        try:
+            kept = _remove(root, key, "reverted")
+        except StorageError:
+            zfs.remove(root.dataset, name)
+            raise
+        family.bury(root, kept)
+        zfs.rename(root.volume(name), root.volume(key))
+
+
+@resuming
+def destroy(dbg: str, sr: str, key: str) -> None:
+    """Removes the VDI, and its clone-on-boot temporary. Idempotent.
+
+    What only it took becomes free; what others were made from stays until the last of these is removed. Raises
+    VDIInUse while it is open, ForeignSnapshots, SRUnavailable.
+    """
+    root = roots.find(sr)
+    require_uuid(key, "The VDI")
+    with lock.sr(root.uuid, exclusive=True):
+        family.bury(root, _remove(root, key, "destroyed"))
+
+
+def _remove(root: Root, key: str, what: str) -> "dict[str, int]":
+    """What zfs.remove answers; `what` was to be done with the VDI, for the sentence that says it was not."""
+    try:
+        return zfs.remove(root.dataset, key)
+    except zfs.Missing:
+        error = _missing(root, key)
+        if isinstance(error, VDIUnavailable):
+            return {}
+        raise error from None
+    except ForeignSnapshots:
+        raise
+    except VDIInUse as error:
+        name = str(error).rpartition("/")[2]
+        users = ", ".join(blockdevice.open_zvols(root.dataset).get(name, [])) or "a VM or the kernel"
+        raise VDIInUse(f"The VDI {name} is in use by {users}, and was not {what}.") from None
+
+
+@resuming
 def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
     """Grows the VDI to at least `new_size` bytes. Raises InvalidSize (also for shrinking), NoSpace, VDIUnavailable."""
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     size = rounded(new_size)
     with lock.sr(root.uuid, exclusive=False):
-        current = int(_read(root, key)["volsize"])
+        values = _read(root, key)
+        if naming.VDI_SNAPSHOT in values:
+            raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes; clone it and grow the clone.")
+        current = int(values["volsize"])
         if size < current:
             raise InvalidSize(f"the VDI {key} has {current} bytes and cannot shrink to {size}.")
         if size > current:
@@ -178,16 +352,19 @@ def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
                 raise NoSpace(f"The VDI {key} cannot grow to {size} bytes: {error}") from None
 
 
+@resuming
 def set_name(dbg: str, sr: str, key: str, new_name: str) -> None:
     """Renames the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
     _set(sr, key, properties.encode(naming.VDI_NAME, new_name))
 
 
+@resuming
 def set_description(dbg: str, sr: str, key: str, new_description: str) -> None:
     """Describes the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
     _set(sr, key, properties.encode(naming.VDI_DESCRIPTION, new_description))
 
 
+@resuming
 def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
     """Stores the client's value `v` under its key `k`. Raises InvalidArgument (too long), VDIUnavailable."""
     _set(sr, key, properties.encode_key(k, v))
@@ -203,6 +380,7 @@ def _set(sr: str, key: str, values: "dict[str, str]") -> None:
             raise _missing(root, key) from None
 
 
+@resuming
 def unset(dbg: str, sr: str, key: str, k: str) -> None:
     """Forgets the client's key `k`; one that is not there is no error. Raises VDIUnavailable, SRUnavailable."""
     root = roots.find(sr)

@@ -6,12 +6,29 @@ bytes. Each function that changes something is one command, and so one or two ZF
 leaves either nothing or all of it, where its docstring says nothing else.
 """
 
+import json
 import os
 import time
 
-from zfsvol import command, log, zpool_text
+from zfsvol import command, log, naming, zpool_text
 from zfsvol.command import READ_LIMIT, WRITE_LIMIT, CommandFailed, CommandTimeout
-from zfsvol.errors import InvalidArgument, NoSpace, SRExists, SRInUse, SRUnavailable, StorageError, VDIInUse
+from zfsvol.errors import (
+    ForeignSnapshots,
+    InvalidArgument,
+    NoSpace,
+    SRExists,
+    SRInUse,
+    SRUnavailable,
+    StorageError,
+    VDIInUse,
+)
+from zfsvol.properties import key_property
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, TypeVar
+
+    _Answer = TypeVar("_Answer")
 
 KSTAT = "/proc/spl/kstat/zfs"
 
@@ -28,6 +45,12 @@ _SUSPENDED_LIMIT = 10
 
 _BUSY_TRIES = 20
 _BUSY_PAUSE = 0.25
+
+# Programs that ZFS runs within one transaction: the first lines of each tell what it is given and what it answers.
+_REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("remove.lua", "set.lua"))
+# Datasets at a time: the pool's other changes wait meanwhile.
+_SETTLED_AT_ONCE = 100
+_SET_AT_ONCE = 1000
 
 
 class Missing(StorageError):
@@ -63,12 +86,16 @@ def _change(dataset: str, argv: "list[str]") -> str:
 
     Two changes of one zvol at a time, and udev or blkid that have just opened a device node, make it so for a moment.
     """
+    return _when_idle(lambda: _run(dataset, argv, WRITE_LIMIT))
+
+
+def _when_idle(action: "Callable[[], _Answer]") -> "_Answer":
     for _ in range(_BUSY_TRIES):
         try:
-            return _run(dataset, argv, WRITE_LIMIT)
+            return action()
         except (SRInUse, VDIInUse):
             time.sleep(_BUSY_PAUSE)
-    return _run(dataset, argv, WRITE_LIMIT)
+    return action()
 
 
 def _run(dataset: str, argv: "list[str]", limit: int) -> str:
@@ -153,7 +180,8 @@ def _illness(pool: str) -> str:
 # --- reading: one child process each
 
 
-_PROPERTIES = ["zfs", "get", "-Hp", "-o", "name,property,value", "-s", "local,received,temporary,none"]
+_GET = ["zfs", "get", "-Hp", "-o", "name,property,value"]
+_PROPERTIES = [*_GET, "-s", "local,received,temporary,none"]
 
 
 def properties(dataset: str) -> "dict[str, str]":
@@ -161,7 +189,21 @@ def properties(dataset: str) -> "dict[str, str]":
 
     Raises Missing.
     """
-    return _parse_properties(_run(dataset, [*_PROPERTIES, "all", dataset], READ_LIMIT)).get(dataset, {})
+    return _properties(dataset, _PROPERTIES)
+
+
+def inherited_properties(dataset: str) -> "dict[str, str]":
+    """The same with what the dataset inherits. Raises Missing."""
+    return _properties(dataset, _GET)
+
+
+def settings(dataset: str) -> "dict[str, str]":
+    """What was set on the dataset itself, ZFS's own properties and user properties alike. Raises Missing."""
+    return _properties(dataset, [*_GET, "-s", "local,received"])
+
+
+def _properties(dataset: str, argv: "list[str]") -> "dict[str, str]":
+    return _parse_properties(_run(dataset, [*argv, "all", dataset], READ_LIMIT)).get(dataset, {})
 
 
 def _parse_properties(output: str) -> "dict[str, dict[str, str]]":
@@ -188,11 +230,12 @@ def properties_and_status(dataset: str) -> "tuple[dict[str, str], str]":
 
 
 def volumes(root: str) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
-    """The `properties` of `root`, and those of the zvols directly below it by the last part of their names.
+    """The `properties` of `root`, and those of the zvols below it, by name without the root's: `a`, `.gone/b`.
 
     Complete or an error. Raises Missing where the root does not exist.
     """
-    found = _parse_properties(_run(root, [*_PROPERTIES, "-t", "filesystem,volume", "-d", "1", "all", root], READ_LIMIT))
+    argv = [*_PROPERTIES, "-t", "filesystem,volume", "-d", "2", "all", root]
+    found = _parse_properties(_run(root, argv, READ_LIMIT))
     own = found.pop(root, {})
     prefix = root + "/"
     return own, {
@@ -200,6 +243,12 @@ def volumes(root: str) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
         for name, values in found.items()
         if name.startswith(prefix) and values.get("type") == "volume"
     }
+
+
+def tree(root: str) -> "dict[str, dict[str, str]]":
+    """The `properties` of `root` and of all datasets and snapshots below it. Raises Missing."""
+    argv = [*_PROPERTIES, "-t", "filesystem,volume,snapshot", "-r", "all", root]
+    return _parse_properties(_run(root, argv, READ_LIMIT))
 
 
 def datasets(root: str, *, types: str, columns: "tuple[str, ...]") -> "list[list[str]]":
@@ -345,9 +394,84 @@ def create_volume(dataset: str, size: int, *, volblocksize: int, sparse: bool, v
     _change(dataset, [*argv, *_options("-o", values), dataset])
 
 
+def create_snapshot(snapshot: str) -> None:
+    """Raises Missing (no such zvol), SRExists, NoSpace."""
+    _change(snapshot, ["zfs", "snapshot", snapshot])
+
+
+def clone(snapshot: str, dataset: str, values: "dict[str, str]") -> None:
+    """A zvol with the snapshot's content and size. Raises Missing (no such snapshot), SRExists, NoSpace.
+
+    As in `create_volume`, a power cut may leave it without its properties.
+    """
+    _change(snapshot, ["zfs", "clone", *_options("-o", values), snapshot, dataset])
+
+
+def rename(dataset: str, name: str) -> None:
+    """Makes the parents of `name` where they are missing. Raises Missing, SRExists."""
+    _change(dataset, ["zfs", "rename", "-p", dataset, name])
+
+
+def remove(root: str, name: str) -> "dict[str, int]":
+    """Removes the zvol `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
+
+    What others were made from stays, marked as removed, with nothing in it but what they share. The answer is what
+    stays: dataset and bytes of its reservation. Raises Missing, VDIInUse (open; snapshots that the driver has not
+    made), StorageError (ZFS's own reason); then nothing has changed.
+    """
+    answer = _remove(root, name)
+    while "bookmarks" in answer:
+        # They hold no data, and would have gone with the zvol if nothing had been made from it.
+        for bookmark in answer["bookmarks"].values():
+            destroy(bookmark)
+        answer = _remove(root, name)
+    if "missing" in answer:
+        raise Missing(answer["missing"])
+    if "foreign" in answer:
+        raise ForeignSnapshots(list(answer["foreign"].values()))
+    if "error" in answer:
+        raise StorageError("{} cannot be removed: {}.".format(answer["at"], os.strerror(answer["error"])))
+    kept: "dict[str, int]" = answer["kept"]
+    return kept
+
+
+def _remove(root: str, name: str) -> "dict[str, Any]":
+    def attempt() -> "dict[str, Any]":
+        output = _run(root, _program(root, "remove", name), WRITE_LIMIT)
+        answer: "dict[str, Any]" = json.loads(output)["return"]
+        if "busy" in answer:
+            raise VDIInUse(answer["busy"])
+        return answer
+
+    return _when_idle(attempt)
+
+
+def settle(root: str, datasets: "list[str]") -> None:
+    """Destroys those of the removed zvols, and of the driver's snapshots, that nothing was made from.
+
+    What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot. All
+    at once, and nothing that is no such zvol or snapshot is touched.
+    """
+    for start in range(0, len(datasets), _SETTLED_AT_ONCE):
+        _change(root, _program(root, "settle", *datasets[start : start + _SETTLED_AT_ONCE]))
+
+
+def _program(root: str, *words: str) -> "list[str]":
+    removed = time.strftime(naming.DATE, time.gmtime())
+    own = [root, naming.VDI_REMOVED, removed, key_property(naming.TEMPORARY)]
+    return ["zfs", "program", "-j", root.partition("/")[0], _REMOVE, *own, *words]
+
+
 def set_properties(dataset: str, values: "dict[str, str]") -> None:
     """All of them in one transaction. Raises Missing, NoSpace."""
     _change(dataset, ["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset])
+
+
+def set_on_all(datasets: "list[str]", name: str, value: str) -> None:
+    """Sets a user property on all of them, a thousand in one transaction. What is not there is passed over."""
+    for start in range(0, len(datasets), _SET_AT_ONCE):
+        words = [_SET, name, value, *datasets[start : start + _SET_AT_ONCE]]
+        _change(datasets[0], ["zfs", "program", "-j", datasets[0].partition("/")[0], *words])
 
 
 def unset_property(dataset: str, name: str) -> None:

@@ -4,7 +4,7 @@
 import pytest
 
 from tests import contract
-from zfsvol import command, errors, protocol, zfs
+from zfsvol import command, errors, family, protocol, zfs
 
 
 def descendants(kind: type) -> "set[type]":
@@ -19,6 +19,7 @@ CODES = {
     errors.InvalidArgument: "_1",  # InvalidArg
     errors.SRInUse: "_16",  # SRInUse
     errors.VDIInUse: "_24",  # VDIInUse
+    errors.ForeignSnapshots: "_24",
     errors.LockTimeout: "_37",  # LockErr
     errors.SRNotEmpty: "_39",  # SRNotEmpty
     errors.SRExists: "_42",  # SRExists
@@ -31,6 +32,7 @@ CODES = {
     # Those that no client has a code for.
     command.CommandFailed: "",
     command.CommandTimeout: "",
+    family.Interrupted: "",
     zfs.Missing: "",
 }
 

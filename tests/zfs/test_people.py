@@ -70,6 +70,11 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     assert sr in by_hand("Plugin.ls")
     assert sr in by_hand("Plugin.diagnostics")
     by_hand("Plugin.Query")
+    snapshot = by_hand("Volume.snapshot", sr, key)["key"]
+    clone = by_hand("Volume.clone", sr, snapshot)["key"]
+    by_hand("Volume.revert", sr, snapshot, key)
+    for made in (snapshot, clone):
+        by_hand("Volume.destroy", sr, made)
     by_hand("Volume.destroy", sr, key)
     by_hand("SR.detach", sr)
     (found,) = by_hand("SR.probe", *words)

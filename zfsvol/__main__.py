@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""For administrators: `python3 -m zfsvol check <pool or dataset>`, see docs/administration.md."""
+
+import argparse
+import sys
+
+from zfsvol import check
+from zfsvol.errors import StorageError
+
+
+def main() -> int:
+    """Reads the command line; the status to exit with: 0 all is well, 1 something is not, 2 it cannot be told."""
+    parser = argparse.ArgumentParser(prog="python3 -m zfsvol", description="Maintenance of zfs-vol's SRs.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+    checking = commands.add_parser(
+        "check", help="list the disks of the SRs in a pool, their families, and everything that is not as it should be"
+    )
+    checking.add_argument("dataset", help="a pool, or a dataset in one: all SRs in it are checked")
+    checking.add_argument("--repair", action="store_true", help="finish or undo what was left half done")
+    options = parser.parse_args()
+    # The tree is drawn in characters that the locale of a console, or of Python 3.6 without one, may not have.
+    stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
+    try:
+        is_well = check.check(options.dataset, repair=options.repair, tell=lambda line: print(line, file=stdout))
+    except StorageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    finally:
+        stdout.flush()
+    return 0 if is_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
