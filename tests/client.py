@@ -9,6 +9,8 @@ from typing import Any
 import uuid as uuids
 
 from tests import contract
+from zfsvol import protocol
+from zfsvol.errors import StorageError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLUGIN = Path(os.environ.get("ZFSVOL_PLUGIN", str(CHECKOUT / "volume" / "org.xen.xapi.storage.zfs-vol")))
@@ -74,6 +76,18 @@ def call(verb: str, **arguments: Any) -> Any:
     """One verb from start to end, with arguments as the client sends them; raises VerbError."""
     contract.check_arguments(verb, {"dbg": "test", **arguments})
     return finish(verb, start(verb, **arguments))
+
+
+def call_inside(verb: str, **arguments: Any) -> Any:
+    """The same in this process, several times as fast: for tests of many steps. Raises VerbError."""
+    arguments = {"dbg": "test", **arguments}
+    contract.check_arguments(verb, arguments)
+    try:
+        answer = protocol.implementation(verb)(**arguments)
+    except StorageError as error:
+        raise VerbError({"code": error.code, "params": error.params}) from None
+    contract.check_result(verb, json.loads(json.dumps(answer)))
+    return answer
 
 
 def call_badly(verb: str, **arguments: Any) -> Any:
