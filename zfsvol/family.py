@@ -15,7 +15,7 @@ others were made from is moved to the SR's graveyard. So this is all that there 
 
 import os
 
-from zfsvol import log, naming, properties, zfs
+from zfsvol import log, naming, zfs
 from zfsvol.errors import StorageError
 from zfsvol.naming import Root
 
@@ -29,9 +29,6 @@ _EMPTY = 1 << 20
 _EMPTY_CLONE = 64 << 10
 
 _ROUNDS = 5
-
-_TEMPORARY = properties.key_property(naming.TEMPORARY)
-
 
 class Interrupted(StorageError):
     """A Volume.revert in this SR was killed when its outcome was certain already; `repair` ends it.
@@ -143,7 +140,7 @@ def _inspect_zvol(family: Family, name: str, values: "dict[str, str]") -> "list[
     if is_removed(values):
         return _inspect_removed(family, name, values)
     if is_vdi(name, values):
-        return _inspect_temporary(family, name, values)
+        return []
     target = naming.reverted(name)
     if target is not None and naming.VDI_NAME in values:
         return [_inspect_revert(family, name, target)]
@@ -168,18 +165,6 @@ def _was_never_used(family: Family, name: str, values: "dict[str, str]") -> bool
     if "origin" in values:
         return naming.is_uuid(values["origin"].rpartition("@")[2]) and int(values["written"]) < _EMPTY_CLONE
     return int(values["logicalreferenced"]) < _EMPTY
-
-
-def _inspect_temporary(family: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
-    temporary = properties.decode_keys(values).get(naming.TEMPORARY)
-    if temporary is None or is_vdi(temporary, family.zvols.get(temporary, {})):
-        return []
-    return [
-        Finding(
-            f"{name} names {temporary} as its clone-on-boot temporary, which is not there",
-            lambda: zfs.unset_property(family.dataset(name), _TEMPORARY),
-        )
-    ]
 
 
 def _inspect_removed(family: Family, name: str, values: "dict[str, str]") -> "list[Finding]":

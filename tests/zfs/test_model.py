@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Random sequences of verbs and writes, on real ZFS and on the reference model: after each step, both are the same.
+
+ZFSVOL_STEPS chooses how many steps there are, about. A failure is shrunk and printed as a script of verbs, with a line
+that reproduces it.
+"""
+
+import os
+from typing import Any, Dict, Iterator, List
+
+import pytest
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, note, settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests import zvol
+from tests.client import VerbError, call_inside
+from tests.model import GRANULE, Model, Refused, noise, observed
+from tests.zfs.conftest import Bench, run
+from zfsvol import family, zfs
+from zfsvol.naming import Root
+
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "300"))
+STEPS_EACH = 30
+# Hypothesis begins with some that have hardly a step.
+SHORT = 12
+BLOCK = 16384
+MOST = 10
+
+TEXTS = ("", "disk", "n\nö💾", "x" * 9000)
+ANY = strategies.integers(0, 99)
+
+
+@pytest.fixture
+def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in use is refused without the wait for it to become idle."""
+    monkeypatch.setattr(zfs, "_BUSY_PAUSE", 0.01)
+
+
+@pytest.fixture
+def nodes_without_udev() -> "Iterator[None]":
+    """udev does not look into the many zvols that come and go: it would keep them busy."""
+    run("udevadm", "control", "--stop-exec-queue")
+    yield
+    run("udevadm", "control", "--start-exec-queue")
+
+
+class Families(RuleBasedStateMachine):
+    """The driver and the model side by side."""
+
+    sr = ""  # set by the test: one for all examples
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.names: "Dict[str, str]" = {}
+        self.made: "List[str]" = []
+        self.open: "Dict[str, Any]" = {}
+
+    def any_vdi(self, which: int) -> str:
+        """One of those there are, or the last that was destroyed."""
+        there = [key for key in self.made if key in self.model.vdis]
+        candidates = there + [key for key in self.made if key not in self.model.vdis][-1:]
+        return candidates[which % len(candidates)]
+
+    def any_of(self, which: int, *, snapshots: bool) -> str:
+        """One of the snapshots, or of the disks, that there are."""
+        found = [key for key in self.made if key in self.model.vdis and self.model.vdis[key].is_snapshot == snapshots]
+        return found[which % len(found)]
+
+    def has(self, *, snapshots: bool) -> bool:
+        return any(vdi.is_snapshot == snapshots for vdi in self.model.vdis.values())
+
+    def zvol(self, key: str) -> str:
+        return f"{self.sr}/{key}"
+
+    def name(self, key: str) -> str:
+        """As a script would call it."""
+        return self.names.setdefault(key, f"v{len(self.names) + 1}")
+
+    def verb(self, verb: str, expected: "Any", **arguments: Any) -> Any:
+        """Carries out a verb; `expected` does it to the model, whose refusal must be the driver's."""
+        shown = ", ".join(
+            f"{name}={self.name(value) if name in ('key', 'snapshot') else repr(value)[:60]}"
+            for name, value in arguments.items()
+        )
+        refusal, answer = None, None
+        try:
+            answer = call_inside(verb, sr=self.sr, **arguments)
+        except VerbError as error:
+            refusal = error
+        if refusal:
+            note(f"{verb}({shown})  # {refusal.code}")
+            with pytest.raises(Refused) as refused:
+                expected(None)
+            assert refused.value.code == refusal.code, refusal
+            return None
+        made = self.name(answer["key"]) + " = " if isinstance(answer, dict) else ""
+        note(f"{made}{verb}({shown})")
+        expected(answer)
+        return answer
+
+    @precondition(lambda self: len(self.model.vdis) < MOST)
+    @rule(text=ANY, size=strategies.integers(1, 3 * GRANULE), sharable=strategies.booleans())
+    def create(self, text: int, size: int, sharable: bool) -> None:
+        name = TEXTS[text % len(TEXTS)]
+        answer = self.verb(
+            "Volume.create",
+            lambda answer: self.model.create(answer["key"], name, "d", size, sharable=sharable),
+            name=name,
+            description="d",
+            size=size,
+            sharable=sharable,
+        )
+        self.made.append(answer["key"])
+
+    @precondition(lambda self: self.made and len(self.model.vdis) < MOST)
+    @rule(which=ANY, verb=strategies.sampled_from(["snapshot", "clone"]))
+    def derive(self, which: int, verb: str) -> None:
+        key = self.any_vdi(which)
+        answer = self.verb(
+            "Volume." + verb, lambda answer: getattr(self.model, verb)(key, answer and answer["key"]), key=key
+        )
+        if answer:
+            self.made.append(answer["key"])
+
+    @precondition(lambda self: self.has(snapshots=True) and self.has(snapshots=False))
+    @rule(which=ANY, to=ANY)
+    def revert(self, which: int, to: int) -> None:
+        key, snapshot = self.any_of(which, snapshots=False), self.any_of(to, snapshots=True)
+        self.verb("Volume.revert", lambda _: self.model.revert(snapshot, key), snapshot=snapshot, key=key)
+
+    @precondition(lambda self: self.made)
+    @rule(which=ANY, to=ANY)
+    def revert_any(self, which: int, to: int) -> None:
+        """Refused but for one in four."""
+        key, snapshot = self.any_vdi(which), self.any_vdi(to)
+        self.verb("Volume.revert", lambda _: self.model.revert(snapshot, key), snapshot=snapshot, key=key)
+
+    @precondition(lambda self: self.made)
+    @rule(which=ANY)
+    def destroy(self, which: int) -> None:
+        key = self.any_vdi(which)
+        self.verb("Volume.destroy", lambda _: self.model.destroy(key), key=key)
+
+    @precondition(lambda self: self.made)
+    @rule(which=ANY, size=strategies.integers(1, 4 * GRANULE))
+    def resize(self, which: int, size: int) -> None:
+        key = self.any_vdi(which)
+        self.verb("Volume.resize", lambda _: self.model.resize(key, size), key=key, new_size=size)
+
+    @precondition(lambda self: self.made)
+    @rule(which=ANY, what=ANY, to=ANY)
+    def change(self, which: int, what: int, to: int) -> None:
+        """A name, a description or a key."""
+        key, model, text = self.any_vdi(which), self.model, TEXTS[to % len(TEXTS)]
+        verbs: "List[Any]" = [
+            ("set_name", lambda _: model.set_name(key, text), {"new_name": text}),
+            ("set_description", lambda _: model.set_description(key, text), {"new_description": text}),
+            ("set", lambda _: model.set(key, "vdi-type", text), {"k": "vdi-type", "v": text}),
+            ("set", lambda _: model.set(key, "k" * 300, text), {"k": "k" * 300, "v": text}),
+            ("unset", lambda _: model.unset(key, "vdi-type"), {"k": "vdi-type"}),
+        ]
+        verb, expected, arguments = verbs[what % len(verbs)]
+        self.verb("Volume." + verb, expected, key=key, **arguments)
+
+    @precondition(lambda self: self.made)
+    @rule(which=ANY, temporary=ANY)
+    def start_vm_with_reset_on_boot(self, which: int, temporary: int) -> None:
+        key, named = self.any_vdi(which), self.any_vdi(temporary)
+        self.verb(
+            "Volume.set", lambda _: self.model.set(key, "clone-on-boot", named), key=key, k="clone-on-boot", v=named
+        )
+
+    @precondition(lambda self: self.has(snapshots=False))
+    @rule(
+        which=ANY,
+        block=strategies.integers(0, GRANULE // BLOCK - 8),
+        blocks=strategies.integers(1, 8),
+        seed=strategies.integers(0, 1 << 30),
+    )
+    def write(self, which: int, block: int, blocks: int, seed: int) -> None:
+        key, data = self.any_of(which, snapshots=False), noise(seed, blocks * BLOCK)
+        note(f"write({self.name(key)}, offset={block * BLOCK}, noise({seed}, {len(data)}))")
+        zvol.write(self.zvol(key), block * BLOCK, data)
+        self.model.write(key, block * BLOCK, data)
+
+    @precondition(lambda self: self.model.vdis)
+    @rule(which=ANY)
+    def open_or_close(self, which: int) -> None:
+        key = self.any_vdi(which)
+        if key in self.open:
+            note(f"close({self.name(key)})")
+            self.open.pop(key).__exit__(None, None, None)
+            self.model.opened.remove(key)
+        elif key in self.model.vdis:
+            note(f"open({self.name(key)})")
+            self.open[key] = zvol.opened(self.zvol(key))
+            self.open[key].__enter__()
+            self.model.opened.add(key)
+
+    @invariant()
+    def they_are_the_same(self) -> None:
+        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
+        sizes = {self.zvol(key): record["virtual_size"] for key, record in records.items()}
+        contents = zvol.checksums(sizes)
+        found = {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
+        assert found == self.model.summary()
+        check(self.sr)
+
+    def teardown(self) -> None:
+        for manager in self.open.values():
+            manager.__exit__(None, None, None)
+        # The clone-on-boot keys lead from one to the next.
+        try:
+            for key in sorted(self.model.vdis):
+                call_inside("Volume.destroy", sr=self.sr, key=key)
+            left = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", self.sr).split()
+            assert left == [self.sr]
+        finally:
+            for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", self.sr).split()[1:]:
+                run("zfs", "destroy", "-R", name, check=False)
+
+
+def check(sr: str) -> None:
+    """Nothing is half done, nothing is there that nobody needs."""
+    assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
+
+
+def test_families(bench: Bench, busy_at_once: None, nodes_without_udev: None) -> None:
+    Families.sr = bench.sr()
+    run("zfs", "set", "volmode=dev", Families.sr)
+    run_state_machine_as_test(
+        Families,
+        settings=settings(
+            max_examples=SHORT + STEPS // STEPS_EACH,
+            stateful_step_count=STEPS_EACH,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
