@@ -22,6 +22,8 @@ class Refused(Exception):
         self.code = f"SR_BACKEND_FAILURE_{code}"
 
 
+MAKING = ("Volume.create", "Volume.snapshot", "Volume.clone")
+
 IN_USE, MISSING, INVALID, SIZE = 24, 46, 1, 79
 
 
@@ -60,11 +62,17 @@ def noise(seed: int, length: int) -> bytes:
 
 
 class Model:
-    """The SR. Every method is the verb of its name; the uuid of what is made is the driver's."""
+    """The SR. Its methods are the Volume verbs; `made` is the uuid that the driver has given to what it made."""
 
     def __init__(self) -> None:
         self.vdis: Dict[str, VDI] = {}
         self.opened: Set[str] = set()
+
+    def carry_out(self, verb: str, answer: Any, **arguments: Any) -> None:
+        """A verb, with what the driver answered. Raises Refused."""
+        if verb in MAKING:
+            arguments["made"] = answer["key"] if isinstance(answer, dict) else ""
+        getattr(self, verb.partition(".")[2])(**arguments)
 
     def find(self, key: str) -> VDI:
         """Raises Refused."""
@@ -77,8 +85,8 @@ class Model:
         if key in self.opened:
             raise Refused(IN_USE)
 
-    def create(self, key: str, name: str, description: str, size: int, *, sharable: bool) -> None:
-        self.vdis[key] = VDI(name, description, size, sharable=sharable)
+    def create(self, made: str, name: str, description: str, size: int, *, sharable: bool) -> None:
+        self.vdis[made] = VDI(name, description, size, sharable=sharable)
 
     def snapshot(self, key: str, made: str) -> None:
         source = self.find(key)

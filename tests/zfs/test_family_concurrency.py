@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Several clients at once on one family: what they are answered, and what is there afterwards, is as if they had come
+one after another, in some order. ZFSVOL_ROUNDS chooses how many times.
+"""
+
+import copy
+import itertools
+import os
+import random
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from tests import client, zvol
+from tests.client import VerbError, call_inside
+from tests.model import GRANULE, Model, Refused, noise, observed
+from tests.zfs.conftest import Bench, run
+from zfsvol import family, lock
+from zfsvol.naming import Root
+
+ROUNDS = int(os.environ.get("ZFSVOL_ROUNDS", "12"))
+SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
+AT_ONCE = 4
+
+Call = Tuple[str, Dict[str, Any]]
+
+
+def choose(chance: random.Random, model: Model) -> Call:
+    """A verb for the family, most of them for one of two VDIs: clients are to meet."""
+    snapshots = [key for key, vdi in model.vdis.items() if vdi.is_snapshot]
+    key = chance.choice([*[*model.vdis][:2], *model.vdis])
+    calls: "List[Call]" = [
+        ("Volume.snapshot", {"key": key}),
+        ("Volume.clone", {"key": key}),
+        ("Volume.clone", {"key": chance.choice(snapshots or [key])}),
+        ("Volume.destroy", {"key": key}),
+        ("Volume.revert", {"key": key, "snapshot": chance.choice(snapshots or [key])}),
+        ("Volume.resize", {"key": key, "new_size": 3 * GRANULE}),
+        ("Volume.set", {"key": key, "k": "vdi-type", "v": str(chance.random())}),
+        ("SR.ls", {}),
+    ]
+    return chance.choice(calls)
+
+
+def one_after_another(order: "Tuple[Tuple[Call, Any], ...]", before: Model) -> "Optional[Model]":
+    """What is there after the calls in this order; None where one would have been answered otherwise."""
+    model = copy.deepcopy(before)
+    for (verb, arguments), answer in order:
+        if verb == "SR.ls":
+            listed = {record["key"]: observed(record, None) for record in answer}
+            if listed != {key: {**vdi, "content": None} for key, vdi in model.summary().items()}:
+                return None
+            continue
+        refusal = ""
+        try:
+            model.carry_out(verb, answer, **arguments)
+        except Refused as refused:
+            refusal = refused.code
+        if refusal != (answer.code if isinstance(answer, VerbError) else ""):
+            return None
+    return model
+
+
+def test_some_order_explains_it(bench: Bench) -> None:
+    print(f"ZFSVOL_SEED={SEED}")
+    chance = random.Random(SEED)
+    sr = bench.sr()
+    run("zfs", "set", "volmode=dev", sr)
+    model = Model()
+    longest = 0.0
+    for number in range(ROUNDS):
+        if not model.vdis:
+            arguments = {"name": "disk", "description": "", "size": GRANULE, "sharable": False}
+            model.carry_out("Volume.create", call_inside("Volume.create", sr=sr, **arguments), **arguments)
+        for key in [key for key, vdi in model.vdis.items() if not vdi.is_snapshot][:2]:
+            data = noise(chance.randrange(1 << 30), 65536)
+            zvol.write(f"{sr}/{key}", 0, data)
+            model.write(key, 0, data)
+        run("udevadm", "settle")
+        calls = [choose(chance, model) for _ in range(AT_ONCE)]
+        began = time.monotonic()
+        started = [client.start(verb, sr=sr, **arguments) for verb, arguments in calls]
+        answers: "List[Any]" = []
+        for (verb, _), process in zip(calls, started):
+            try:
+                answers.append(client.finish(verb, process))
+            except VerbError as error:
+                answers.append(error)
+        longest = max(longest, time.monotonic() - began)
+        records = {record["key"]: record for record in call_inside("SR.ls", sr=sr)}
+        contents = zvol.checksums({f"{sr}/{key}": record["virtual_size"] for key, record in records.items()})
+        after = {key: observed(record, contents[f"{sr}/{key}"]) for key, record in records.items()}
+        outcomes = [one_after_another(order, model) for order in itertools.permutations(zip(calls, answers))]
+        explaining = [outcome for outcome in outcomes if outcome is not None and outcome.summary() == after]
+        assert explaining, (number, calls, answers)
+        model = explaining[0]
+        assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
+    assert longest < lock.SR_LIMIT
