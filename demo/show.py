@@ -4,14 +4,20 @@
 There is no xapi here: the verbs are called as xapi's storage service calls them when it carries out the command.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+import hashlib
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
+from tests import zvol
 from tests.client import VerbError, call, new_uuid
 
 GIB = 1 << 30
+MIB = 1 << 20
 
 
 def title(text: str) -> None:
@@ -130,6 +136,115 @@ def life() -> None:
     show_sr(mirror)
 
 
+@contextmanager
+def attached(sr: str, key: str) -> "Iterator[str]":
+    """The disk has a device node, as it has while it is attached to a VM; its zvol."""
+    name = f"{sr}/{key}"
+    subprocess.run(["zfs", "set", "volmode=dev", name], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["zfs", "inherit", "volmode", name], check=True)
+
+
+@contextmanager
+def written_all_the_time(name: str) -> "Iterator[None]":
+    """A VM writes to its disk without a pause, beyond the first part, in which the demonstration has its versions."""
+    stop = threading.Event()
+
+    def write(descriptor: int) -> None:
+        offset = VERSION
+        while not stop.is_set():
+            os.pwrite(descriptor, os.urandom(MIB), offset)
+            os.fsync(descriptor)
+            offset = VERSION + (offset + MIB) % VERSION
+
+    with zvol.opened(name, writable=True) as descriptor:
+        writer = threading.Thread(target=write, args=(descriptor,))
+        writer.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            writer.join()
+
+
+VERSION = 64 * MIB  # bytes at the start of a disk, by which versions of it are told apart
+
+
+def fill(name: str) -> None:
+    """A new version of what is at the start of the disk."""
+    zvol.write(name, 0, os.urandom(VERSION))
+
+
+def fingerprint(sr: str, key: str) -> str:
+    """Which version the disk has."""
+    with attached(sr, key) as name, zvol.opened(name) as descriptor:
+        return hashlib.sha256(os.read(descriptor, VERSION)).hexdigest()[:12]
+
+
+def tree(sr: str) -> None:
+    """The families of the SR's disks."""
+    shell(f"python3 -m zfsvol check {sr}")
+
+
+def make(what: str, sr: str, key: str, name: str) -> str:
+    """xe vdi-snapshot or vdi-clone, with a name for it."""
+    command(f'xe vdi-{what} uuid={key} new-name-label="{name}"')
+    made = str(call("Volume." + what, sr=sr, key=key)["key"])
+    call("Volume.set_name", sr=sr, key=made, new_name=name)
+    print(f"  {made}")
+    return made
+
+
+def delete(sr: str, key: str, name: str) -> None:
+    """xe vdi-destroy."""
+    command(f"xe vdi-destroy uuid={key}   # {name}")
+    call("Volume.destroy", sr=sr, key=key)
+
+
+def families() -> None:
+    """Snapshots and clones, of each other, made and deleted in any order."""
+    sr = next(sr for sr in srs() if call("SR.stat", sr=sr)["name"] == "on one disk")
+    title("Snapshots of a disk in use, clones of clones")
+    disk = create_disk(sr, "web", GIB)
+    with attached(sr, disk) as name:
+        fill(name)
+        with written_all_the_time(name):
+            monday = make("snapshot", sr, disk, "web on Monday")
+            fill(name)
+            tuesday = make("snapshot", sr, disk, "web on Tuesday")
+            fill(name)
+            clone = make("clone", sr, disk, "web for tests")
+            refused(f"xe vdi-destroy uuid={disk}   # in use", "Volume.destroy", sr=sr, key=disk)
+    clone_of_clone = make("clone", sr, clone, "web for other tests")
+    tree(sr)
+
+    title("The parent is deleted first, its clone stays")
+    version = fingerprint(sr, clone)
+    delete(sr, clone, "web for tests")
+    assert fingerprint(sr, clone_of_clone) == version
+    tree(sr)
+
+    title("Back to Monday; Tuesday stays")
+    versions = {name: fingerprint(sr, key) for name, key in (("web", disk), ("Monday", monday), ("Tuesday", tuesday))}
+    print("  what they hold: {}".format(", ".join(f"{name} {version}" for name, version in versions.items())))
+    command(f"xe snapshot-revert snapshot-uuid={monday}")
+    call("Volume.revert", sr=sr, snapshot=monday, key=disk)
+    print(f"  web {fingerprint(sr, disk)}, Tuesday {fingerprint(sr, tuesday)}")
+    assert fingerprint(sr, disk) == versions["Monday"]
+    assert fingerprint(sr, tuesday) == versions["Tuesday"]
+    tree(sr)
+
+    title("All of them are deleted, and nothing is left")
+    show_sr(sr)
+    for key, name in ((disk, "web"), (monday, "Monday"), (clone_of_clone, "web for other tests"), (tuesday, "Tuesday")):
+        delete(sr, key, name)
+    tree(sr)
+    shell(f"zpool wait -t free {sr}; zfs list -t all -r {sr}")
+    show_sr(sr)
+
+
 def srs() -> "list[str]":
     """The attached SRs, the mirror first."""
     return sorted(call("Plugin.ls"), key=lambda sr: call("SR.stat", sr=sr)["name"], reverse=True)
@@ -161,4 +276,4 @@ def after_power_cut() -> None:
 
 
 if __name__ == "__main__":
-    {"life": life, "busy": busy, "after-power-cut": after_power_cut}[sys.argv[1]]()
+    {"life": life, "families": families, "busy": busy, "after-power-cut": after_power_cut}[sys.argv[1]]()
