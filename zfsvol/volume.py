@@ -15,6 +15,7 @@ from zfsvol.errors import (
     InvalidArgument,
     InvalidSize,
     NoSpace,
+    SRExists,
     SRUnavailable,
     StorageError,
     VDIInUse,
@@ -161,7 +162,8 @@ def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
     """
     root = roots.find(sr)
     require_uuid(key, "The VDI")
-    values = _read(root, key)
+    with lock.sr(root.uuid, exclusive=False):
+        values = _read(root, key)
     return record(root, key, values, taken=int(values["used"]))
 
 
@@ -292,7 +294,11 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == _TEMPORARY]:
             del values[name]
         name = naming.revert_name(key)
-        _make(root, snapshot, source, name, new_uuid(), values)
+        try:
+            _make(root, snapshot, source, name, new_uuid(), values)
+        except SRExists:  # a revert was killed before it had any effect
+            zfs.remove(root.dataset, name)
+            _make(root, snapshot, source, name, new_uuid(), values)
         try:
             kept = _remove(root, key, "reverted")
         except StorageError:
