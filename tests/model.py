@@ -163,6 +163,23 @@ class Model:
         """All VDIs by key."""
         return {key: vdi.summary() for key, vdi in self.vdis.items()}
 
+    def adopt_keys(self, found: "dict[str, dict[str, Any]]") -> None:
+        """Takes over the keys of what was found, where they may be one or the other: see without_lost."""
+        for key, vdi in self.vdis.items():
+            vdi.keys = found[key]["keys"]
+
+
+def without_lost(summary: "dict[str, dict[str, Any]]") -> "dict[str, dict[str, Any]]":
+    """The same without the keys that name a disk which is not there.
+
+    Volume.clone gives the snapshots of such a disk to the clone that it is about to make: when it dies in between, they
+    are snapshots of a disk that is not there, as they were before, but of another one.
+    """
+    return {
+        key: {**vdi, "keys": {k: v for k, v in vdi["keys"].items() if k != "snapshot_of" or v in summary}}
+        for key, vdi in summary.items()
+    }
+
 
 def observed(record: "dict[str, Any]", content: Optional[str]) -> "dict[str, Any]":
     """A record that the driver answered with, and the checksum of the zvol's bytes, in the form of VDI.summary.

@@ -30,6 +30,7 @@ _EMPTY_CLONE = 64 << 10
 
 _ROUNDS = 5
 
+
 class Interrupted(StorageError):
     """A Volume.revert in this SR was killed when its outcome was certain already; `repair` ends it.
 
@@ -132,7 +133,7 @@ def inspect(family: Family) -> "list[Finding]":
         if family.dataset(name) != family.root.graveyard:
             found.append(Finding(f"{name} is no disk of this SR"))
         elif not any(is_removed(values) for values in family.zvols.values()):
-            found.append(Finding(f"{name} is empty", lambda: zfs.settle(family.root.dataset, [])))
+            found.append(Finding(f"{name} is empty", lambda: zfs.destroy(family.root.graveyard)))
     return found
 
 
@@ -147,7 +148,7 @@ def _inspect_zvol(family: Family, name: str, values: "dict[str, str]") -> "list[
     if target is None and not naming.is_uuid(name):
         return [Finding(f"{name} is no disk of this SR")]
     if _was_never_used(family, name, values):
-        return [Finding(f"{name} is only half made", lambda: zfs.remove(family.root.dataset, name))]
+        return [Finding(f"{name} is only half made", lambda: zfs.remove(family.root.dataset, name, half_made=True))]
     return [Finding(f"{name} is no disk of this SR and holds data; it is left alone")]
 
 
@@ -155,7 +156,7 @@ def _inspect_revert(family: Family, name: str, target: str) -> Finding:
     root = family.root
     if is_vdi(target, family.zvols.get(target, {})):
         text = f"a revert of {target} was interrupted before it had any effect"
-        return Finding(text, lambda: zfs.remove(root.dataset, name))
+        return Finding(text, lambda: zfs.remove(root.dataset, name, half_made=True))
     return Finding(f"a revert of {target} was interrupted", lambda: finish_revert(root, target))
 
 
@@ -180,6 +181,9 @@ def _inspect_removed(family: Family, name: str, values: "dict[str, str]") -> "li
     elif int(values["written"]) >= _EMPTY_CLONE:
         text = "{} is removed and takes {} bytes for nobody".format(name, values["written"])
         found.append(Finding(text, lambda: zfs.settle(root.dataset, [dataset])))
+    if naming.revert_name(name) in family.zvols:
+        # Another zvol is about to have this name: finish_revert does both.
+        return found
     if int(values.get("refreservation", "0")) > 0:
         found.append(Finding(f"{name} is removed and has a reservation", lambda: _unreserve(dataset)))
     if naming.is_uuid(name):

@@ -2,18 +2,19 @@
 --
 -- Removes zvols of an SR, and what only they needed, in one transaction: all of it happens or nothing does.
 --
---   zfs program -j POOL remove.lua ROOT MARK DATE TEMPORARY remove NAME     the zvol ROOT/NAME, unless it is needed
---   zfs program -j POOL remove.lua ROOT MARK DATE TEMPORARY settle NAME...  what was left behind: zvols and snapshots
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY settle DATASET...  what was left: zvols and snapshots
 --
--- MARK is the property that makes a zvol a removed one, DATE its value; TEMPORARY is the property that names the
--- clone-on-boot temporary of a disk. A removed zvol whose snapshots others were made from stays, rolled back to the
+-- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one that
+-- makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk. A removed zvol whose snapshots others were made from stays, rolled back to the
 -- newest of these, so that nothing but what they share takes space. The answer is a table:
 --
 --   busy      the zvol that is open: nothing was changed
 --   foreign   snapshots that this driver has not made: nothing was changed
 --   bookmarks that are newer than the newest snapshot, which forbids the roll back: nothing was changed
 --   error     an errno of ZFS for the zvol `at`: nothing was changed
---   missing   there is no such zvol: nothing was changed
+--   missing   there is no such VDI: nothing was changed
 --   kept      zvols that are removed and needed, with the bytes of their reservations
 
 local EBUSY, EEXIST = 16, 17
@@ -22,13 +23,13 @@ local UUID = HEX .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. 
 
 local args = ...
 local argv = args["argv"]
-local root, mark, date, temporary, action = argv[1], argv[2], argv[3], argv[4], argv[5]
+local root, name, mark, date, temporary, action = argv[1], argv[2], argv[3], argv[4], argv[5], argv[6]
 local graveyard = root .. "/.gone"
 
--- What is set on the dataset itself, not on its parents.
+-- What is set on the dataset itself, or was when it was received from another pool; not on its parents.
 local function own(dataset, property)
     local value, source = zfs.get_prop(dataset, property)
-    if source == dataset then
+    if source == dataset or source == "$recvd" then
         return value
     end
 end
@@ -52,6 +53,10 @@ local function needed(zvol)
         end
     end
     return false
+end
+
+local function is_vdi(zvol)
+    return zfs.exists(zvol) and zfs.get_prop(zvol, "type") == "volume" and own(zvol, name) and not own(zvol, mark)
 end
 
 local function is_removed(zvol)
@@ -111,13 +116,10 @@ local function obstacle(zvol)
 end
 
 local function remove(zvol)
-    if not zfs.exists(zvol) then
-        return {missing = zvol}
-    end
     local doomed = {zvol}
-    local name = string.match(own(zvol, temporary) or "", "(" .. UUID .. ')"%]$')
-    if name and root .. "/" .. name ~= zvol and zfs.exists(root .. "/" .. name) then
-        doomed = {root .. "/" .. name, zvol}
+    local uuid = string.match(own(zvol, temporary) or "", '^%["[^"]*", "(' .. UUID .. ')"%]$')
+    if uuid and root .. "/" .. uuid ~= zvol and is_vdi(root .. "/" .. uuid) then
+        doomed = {root .. "/" .. uuid, zvol}
     end
     for _, dataset in ipairs(doomed) do
         local found = obstacle(dataset)
@@ -139,10 +141,8 @@ local function remove(zvol)
 end
 
 local answer = {}
-if action == "remove" then
-    answer = remove(root .. "/" .. argv[6])
-else
-    for index = 6, #argv do
+if action == "settle" then
+    for index = 7, #argv do
         local dataset = argv[index]
         if zfs.exists(dataset) then
             local zvol = string.match(dataset, "^(.*)@")
@@ -151,6 +151,13 @@ else
             end
             settle(zvol or dataset)
         end
+    end
+else
+    local zvol = root .. "/" .. argv[7]
+    if is_vdi(zvol) or (action == "discard" and zfs.exists(zvol)) then
+        answer = remove(zvol)
+    else
+        answer = {missing = zvol}
     end
 end
 -- Where it is empty, which the next one makes anew; ZFS refuses where it is not.

@@ -1,13 +1,34 @@
 -- SPDX-License-Identifier: LGPL-2.1-only
 --
--- Sets one user property on many datasets in one transaction; those that are not there are passed over.
+-- Sets or unsets a user property on VDIs, and leaves alone what is none: a removed one, or none any more. All of it
+-- happens in one transaction. The answer is how many were changed.
 --
---   zfs program -j POOL set.lua PROPERTY VALUE DATASET...
+--   zfs program -j POOL set.lua NAME MARK set NUMBER PROPERTY VALUE ... DATASET...
+--   zfs program -j POOL set.lua NAME MARK unset 1 PROPERTY - DATASET...
+--
+-- A VDI has the property NAME and has not the property MARK; NUMBER is how many pairs of PROPERTY and VALUE follow.
 
 local args = ...
 local argv = args["argv"]
-for index = 3, #argv do
-    if zfs.exists(argv[index]) then
-        zfs.sync.set_prop(argv[index], argv[1], argv[2])
+local name, mark, action, number = argv[1], argv[2], argv[3], tonumber(argv[4])
+
+local function own(dataset, property)
+    local value, source = zfs.get_prop(dataset, property)
+    return (source == dataset or source == "$recvd") and value
+end
+
+local changed = 0
+for index = 5 + 2 * number, #argv do
+    local dataset = argv[index]
+    if zfs.exists(dataset) and own(dataset, name) and not own(dataset, mark) then
+        for pair = 5, 3 + 2 * number, 2 do
+            if action == "set" then
+                zfs.sync.set_prop(dataset, argv[pair], argv[pair + 1])
+            else
+                zfs.sync.inherit(dataset, argv[pair])
+            end
+        end
+        changed = changed + 1
     end
 end
+return changed

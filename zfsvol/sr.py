@@ -247,14 +247,21 @@ def destroy(dbg: str, sr: str) -> None:
 
 
 def _require_nothing_foreign(root: Root) -> None:
-    columns = ("name", naming.VDI_NAME, naming.VDI_REMOVED)
-    rows = zfs.datasets(root.dataset, types="filesystem,volume", columns=columns)
-    own = (root.dataset, root.graveyard)
-    foreign = [name for name, *marks in rows if name not in own and marks == ["-", "-"]]
+    columns = ("name", "type", naming.VDI_NAME, naming.VDI_REMOVED, "userrefs", "clones")
+    foreign = []
+    for name, kind, *marks, holds, clones in zfs.datasets(
+        root.dataset, types="filesystem,volume,snapshot", columns=columns
+    ):
+        if kind == "snapshot":
+            if not naming.is_uuid(name.rpartition("@")[2]) or holds != "0":
+                foreign.append(name)
+            foreign += [clone for clone in clones.split(",") if not clone.startswith((root.dataset + "/", "-"))]
+        elif name not in (root.dataset, root.graveyard) and marks == ["-", "-"]:
+            foreign.append(name)
     if foreign:
         raise SRNotEmpty(
-            "The SR {} holds datasets that are not disks of it: {}. Move or destroy them, then destroy the SR "
-            "again.".format(root.uuid, ", ".join(foreign[:10]))
+            "The SR {} holds datasets, snapshots or holds that are not the driver's, or is what a clone elsewhere was "
+            "made from: {}. Move or destroy them, then destroy the SR again.".format(root.uuid, ", ".join(foreign[:10]))
         )
 
 

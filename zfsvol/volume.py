@@ -268,8 +268,7 @@ def _adopt_siblings(root: Root, keys: "dict[str, str]", uuid: str) -> None:
         for name, values in zfs.volumes(root.dataset)[1].items()
         if family.is_vdi(name, values) and properties.decode_keys(values).get(naming.SNAPSHOT_OF) == lost
     ]
-    for name, value in properties.encode_key(naming.SNAPSHOT_OF, uuid).items():
-        zfs.set_on_all(siblings, name, value)
+    zfs.set_on_vdis(siblings, properties.encode_key(naming.SNAPSHOT_OF, uuid))
 
 
 @resuming
@@ -297,12 +296,12 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         try:
             _make(root, snapshot, source, name, new_uuid(), values)
         except SRExists:  # a revert was killed before it had any effect
-            zfs.remove(root.dataset, name)
+            zfs.remove(root.dataset, name, half_made=True)
             _make(root, snapshot, source, name, new_uuid(), values)
         try:
             kept = _remove(root, key, "reverted")
         except StorageError:
-            zfs.remove(root.dataset, name)
+            zfs.remove(root.dataset, name, half_made=True)
             raise
         family.bury(root, kept)
         zfs.rename(root.volume(name), root.volume(key))
@@ -380,10 +379,8 @@ def _set(sr: str, key: str, values: "dict[str, str]") -> None:
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=False):
-        try:
-            zfs.set_properties(root.volume(key), values)
-        except zfs.Missing:
-            raise _missing(root, key) from None
+        if not zfs.set_on_vdis([root.volume(key)], values):
+            raise _missing(root, key)
 
 
 @resuming
@@ -392,7 +389,5 @@ def unset(dbg: str, sr: str, key: str, k: str) -> None:
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=False):
-        try:
-            zfs.unset_property(root.volume(key), properties.key_property(k))
-        except zfs.Missing:
-            raise _missing(root, key) from None
+        if not zfs.unset_on_vdi(root.volume(key), properties.key_property(k)):
+            raise _missing(root, key)

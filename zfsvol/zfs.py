@@ -412,19 +412,22 @@ def rename(dataset: str, name: str) -> None:
     _change(dataset, ["zfs", "rename", "-p", dataset, name])
 
 
-def remove(root: str, name: str) -> "dict[str, int]":
-    """Removes the zvol `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
+def remove(root: str, name: str, *, half_made: bool = False) -> "dict[str, int]":
+    """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
+
+    `half_made`: it need not be a VDI.
 
     What others were made from stays, marked as removed, with nothing in it but what they share. The answer is what
     stays: dataset and bytes of its reservation. Raises Missing, VDIInUse (open; snapshots that the driver has not
     made), StorageError (ZFS's own reason); then nothing has changed.
     """
-    answer = _remove(root, name)
+    action = "discard" if half_made else "remove"
+    answer = _remove(root, action, name)
     while "bookmarks" in answer:
         # They hold no data, and would have gone with the zvol if nothing had been made from it.
         for bookmark in answer["bookmarks"].values():
             destroy(bookmark)
-        answer = _remove(root, name)
+        answer = _remove(root, action, name)
     if "missing" in answer:
         raise Missing(answer["missing"])
     if "foreign" in answer:
@@ -435,9 +438,9 @@ def remove(root: str, name: str) -> "dict[str, int]":
     return kept
 
 
-def _remove(root: str, name: str) -> "dict[str, Any]":
+def _remove(root: str, action: str, name: str) -> "dict[str, Any]":
     def attempt() -> "dict[str, Any]":
-        output = _run(root, _program(root, "remove", name), WRITE_LIMIT)
+        output = _run(root, _program(root, action, name), WRITE_LIMIT)
         answer: "dict[str, Any]" = json.loads(output)["return"]
         if "busy" in answer:
             raise VDIInUse(answer["busy"])
@@ -458,7 +461,7 @@ def settle(root: str, datasets: "list[str]") -> None:
 
 def _program(root: str, *words: str) -> "list[str]":
     removed = time.strftime(naming.DATE, time.gmtime())
-    own = [root, naming.VDI_REMOVED, removed, key_property(naming.TEMPORARY)]
+    own = [root, naming.VDI_NAME, naming.VDI_REMOVED, removed, key_property(naming.TEMPORARY)]
     return ["zfs", "program", "-j", root.partition("/")[0], _REMOVE, *own, *words]
 
 
@@ -467,16 +470,27 @@ def set_properties(dataset: str, values: "dict[str, str]") -> None:
     _change(dataset, ["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset])
 
 
-def set_on_all(datasets: "list[str]", name: str, value: str) -> None:
-    """Sets a user property on all of them, a thousand in one transaction. What is not there is passed over."""
+def set_on_vdis(datasets: "list[str]", values: "dict[str, str]") -> int:
+    """Sets user properties on VDIs, a thousand in one transaction; how many of `datasets` are VDIs (and so changed).
+
+    A zvol that is not there, or was removed, is passed over: `zfs set` would change what is left of a removed one.
+    """
+    pairs = [word for pair in values.items() for word in pair]
+    return _set(datasets, ["set", str(len(values)), *pairs])
+
+
+def unset_on_vdi(dataset: str, name: str) -> int:
+    """Unsets a user property of a VDI; one that is not set is no error. 0 where it is no VDI."""
+    return _set([dataset], ["unset", "1", name, "-"])
+
+
+def _set(datasets: "list[str]", words: "list[str]") -> int:
+    changed = 0
     for start in range(0, len(datasets), _SET_AT_ONCE):
-        words = [_SET, name, value, *datasets[start : start + _SET_AT_ONCE]]
-        _change(datasets[0], ["zfs", "program", "-j", datasets[0].partition("/")[0], *words])
-
-
-def unset_property(dataset: str, name: str) -> None:
-    """Raises Missing; a property that is not set is no error."""
-    _change(dataset, ["zfs", "inherit", name, dataset])
+        some = datasets[start : start + _SET_AT_ONCE]
+        argv = ["zfs", "program", "-j", some[0].partition("/")[0], _SET, naming.VDI_NAME, naming.VDI_REMOVED]
+        changed += json.loads(_change(some[0], [*argv, *words, *some]))["return"]
+    return changed
 
 
 def destroy(dataset: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.client import new_uuid
 from tests.lab.guest import Guest
 from tests.lab.workload import BLOCK
-from tests.model import GRANULE, Model, Refused, noise, observed
+from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
 
 ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "4"))
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
@@ -58,18 +58,6 @@ def look(guest: Guest, sr: str) -> "dict[str, Any]":
     """What the SR holds, as Model.summary has it."""
     found = json.loads(guest.run("/usr/bin/python3", "-c", _LOOK, sr))
     return {record["key"]: observed(record, content) for record, content in found}
-
-
-def without_lost(summary: "dict[str, Any]") -> "dict[str, Any]":
-    """The same without the keys that name a disk which is not there.
-
-    Volume.clone gives the snapshots of such a disk to the clone that it is about to make: after a power cut in between
-    they are snapshots of a disk that is not there, as they were before, but of another one.
-    """
-    return {
-        key: {**vdi, "keys": {k: v for k, v in vdi["keys"].items() if k != "snapshot_of" or v in summary}}
-        for key, vdi in summary.items()
-    }
 
 
 def differences(expected: "dict[str, Any]", found: "dict[str, Any]") -> "dict[str, Any]":
@@ -155,8 +143,7 @@ def test_what_had_returned_is_there(guest: Guest) -> None:
         outcomes = [outcome for outcome in possible if without_lost(outcome.summary()) == without_lost(found)]
         assert outcomes, (begun, differences(possible[0].summary(), found))
         model = outcomes[0]
-        for key, vdi in model.vdis.items():
-            vdi.keys = found[key]["keys"]
+        model.adopt_keys(found)
     guest.run("zpool", "scrub", "-w", sr)
     assert guest.call("SR.stat", sr=sr)["health"] == ["Healthy", "ONLINE"]
     for key in model.vdis:

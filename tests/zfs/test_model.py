@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Random sequences of verbs and writes, on real ZFS and on the reference model: after each step, both are the same.
+"""Random sequences of verbs, killed verbs and writes, on real ZFS and on the model: after each step, both are the same.
 
 ZFSVOL_STEPS chooses how many steps there are, about. A failure is shrunk and printed as a script of verbs, with a line
 that reproduces it.
 """
 
+from contextlib import contextmanager
+import copy
 import os
 from typing import Any, Dict, Iterator, List
 
@@ -17,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests import zvol
 from tests.client import VerbError, call_inside
-from tests.model import GRANULE, Model, Refused, noise, observed
+from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
 from tests.zfs.conftest import Bench, run
-from zfsvol import family, zfs
+from zfsvol import command, family, zfs
 from zfsvol.naming import Root
 
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "300"))
@@ -182,13 +184,48 @@ class Families(RuleBasedStateMachine):
             self.open[key].__enter__()
             self.model.opened.add(key)
 
+    @precondition(lambda self: self.made and not self.open and len(self.model.vdis) < MOST)
+    @rule(
+        which=ANY,
+        to=ANY,
+        verb=strategies.sampled_from(["Volume.revert", "Volume.destroy", "Volume.clone", "Volume.snapshot"]),
+        border=strategies.integers(1, 9),
+        after=strategies.booleans(),
+    )
+    def kill(self, which: int, to: int, verb: str, border: int, after: bool) -> None:
+        """A verb that dies before or after one of its children: at once, it has happened or has not."""
+        arguments = {"key": self.any_vdi(which)}
+        if verb == "Volume.revert":
+            arguments["snapshot"] = self.any_vdi(to)
+        note(f"{verb}({self.name(arguments['key'])}) killed {'after' if after else 'before'} child {border}")
+        with dying(border, after=after):
+            try:
+                call_inside(verb, sr=self.sr, **arguments)
+            except (Killed, VerbError):
+                pass
+        found = self.look()
+        done = copy.deepcopy(self.model)
+        new = sorted(set(found) - set(self.model.vdis))
+        try:
+            done.carry_out(verb, {"key": new[0]} if new else None, **arguments)
+        except Refused:
+            pass
+        possible = [model for model in (self.model, done) if without_lost(model.summary()) == without_lost(found)]
+        assert possible
+        self.model = possible[0]
+        self.model.adopt_keys(found)
+        self.made += new
+        assert call_inside("SR.attach", configuration={"sr_uuid": self.sr[-36:]}) == self.sr
+
+    def look(self) -> "Dict[str, Any]":
+        """What there is, as Model.summary has it."""
+        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
+        contents = zvol.checksums({self.zvol(key): record["virtual_size"] for key, record in records.items()})
+        return {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
+
     @invariant()
     def they_are_the_same(self) -> None:
-        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
-        sizes = {self.zvol(key): record["virtual_size"] for key, record in records.items()}
-        contents = zvol.checksums(sizes)
-        found = {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
-        assert found == self.model.summary()
+        assert self.look() == self.model.summary()
         check(self.sr)
 
     def teardown(self) -> None:
@@ -203,6 +240,36 @@ class Families(RuleBasedStateMachine):
         finally:
             for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", self.sr).split()[1:]:
                 run("zfs", "destroy", "-R", name, check=False)
+
+
+class Killed(BaseException):
+    """What nothing catches, like a SIGKILL."""
+
+
+@contextmanager
+def dying(border: int, *, after: bool) -> "Iterator[None]":
+    """Verbs in this process die at the border to a child process, by its number."""
+    genuine, first = command.Child, command.Count.started
+
+    class Child(genuine):  # type: ignore[misc, valid-type]
+        def __init__(self, argv: "List[str]") -> None:
+            self.number = command.Count.started - first + 1
+            if not after and self.number == border:
+                raise Killed
+            super().__init__(argv)
+
+        def finish(self, *arguments: Any) -> str:
+            try:
+                return str(super().finish(*arguments))
+            finally:
+                if after and self.number == border:
+                    raise Killed
+
+    command.Child = Child  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        command.Child = genuine  # type: ignore[misc]
 
 
 def check(sr: str) -> None:
