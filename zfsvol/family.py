@@ -129,10 +129,11 @@ def inspect(family: Family) -> "list[Finding]":
         found += _inspect_zvol(family, name, values)
     for name, values in sorted(family.snapshots.items()):
         found += _inspect_snapshot(family, name, values)
+    everything = [*family.zvols, *family.snapshots, *family.others]
     for name in family.others:
         if family.dataset(name) != family.root.graveyard:
             found.append(Finding(f"{name} is no disk of this SR"))
-        elif not any(is_removed(values) for values in family.zvols.values()):
+        elif not any(other.startswith((name + "/", name + "@")) for other in everything):
             found.append(Finding(f"{name} is empty", lambda: zfs.destroy(family.root.graveyard)))
     return found
 
@@ -148,7 +149,7 @@ def _inspect_zvol(family: Family, name: str, values: "dict[str, str]") -> "list[
     if target is None and not naming.is_uuid(name):
         return [Finding(f"{name} is no disk of this SR")]
     if _was_never_used(family, name, values):
-        return [Finding(f"{name} is only half made", lambda: zfs.remove(family.root.dataset, name, half_made=True))]
+        return [Finding(f"{name} is only half made", lambda: zfs.remove(family.root.dataset, name, "discard"))]
     return [Finding(f"{name} is no disk of this SR and holds data; it is left alone")]
 
 
@@ -156,7 +157,7 @@ def _inspect_revert(family: Family, name: str, target: str) -> Finding:
     root = family.root
     if is_vdi(target, family.zvols.get(target, {})):
         text = f"a revert of {target} was interrupted before it had any effect"
-        return Finding(text, lambda: zfs.remove(root.dataset, name, half_made=True))
+        return Finding(text, lambda: zfs.remove(root.dataset, name, "discard"))
     return Finding(f"a revert of {target} was interrupted", lambda: finish_revert(root, target))
 
 

@@ -3,12 +3,15 @@
 -- Removes zvols of an SR, and what only they needed, in one transaction: all of it happens or nothing does.
 --
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY settle DATASET...  what was left: zvols and snapshots
 --
--- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one that
--- makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk. A removed zvol whose snapshots others were made from stays, rolled back to the
--- newest of these, so that nothing but what they share takes space. The answer is a table:
+-- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one
+-- that makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk.
+-- A removed zvol whose snapshots others were made from stays, rolled back to the newest of these, so that nothing but
+-- what they share takes space. What a killed revert was to put in the place of a VDI goes with it: it would be taken
+-- for the VDI; "replace" leaves it. The answer is a table:
 --
 --   busy      the zvol that is open: nothing was changed
 --   foreign   snapshots that this driver has not made: nothing was changed
@@ -64,9 +67,11 @@ local function is_removed(zvol)
 end
 
 -- A removed zvol that is not needed goes, with the snapshot that it was made from if that was for it alone; then the
--- same for the zvol of that snapshot, and so on.
-local function settle(zvol)
-    while is_removed(zvol) do
+-- same for the zvol of that snapshot, and so on. `is_certain`: the first is removed, though a full pool may not have
+-- taken the mark.
+local function settle(zvol, is_certain)
+    while is_certain or is_removed(zvol) do
+        is_certain = false
         if needed(zvol) then
             zfs.sync.rollback(zvol)
             return
@@ -97,6 +102,9 @@ local function obstacle(zvol)
     local error
     if first(zfs.list.snapshots(zvol)) then
         error = zfs.check.rollback(zvol)
+        if error == 0 then
+            error = zfs.check.set_prop(zvol, mark, date)
+        end
     else
         error = zfs.check.destroy(zvol)
     end
@@ -117,9 +125,13 @@ end
 
 local function remove(zvol)
     local doomed = {zvol}
+    local left = root .. "/.revert-" .. argv[7]
+    if action == "remove" and zfs.exists(left) then
+        doomed = {left, zvol}
+    end
     local uuid = string.match(own(zvol, temporary) or "", '^%["[^"]*", "(' .. UUID .. ')"%]$')
     if uuid and root .. "/" .. uuid ~= zvol and is_vdi(root .. "/" .. uuid) then
-        doomed = {root .. "/" .. uuid, zvol}
+        table.insert(doomed, 1, root .. "/" .. uuid)
     end
     for _, dataset in ipairs(doomed) do
         local found = obstacle(dataset)
@@ -130,7 +142,7 @@ local function remove(zvol)
     local kept = {}
     for _, dataset in ipairs(doomed) do
         zfs.sync.set_prop(dataset, mark, date)
-        settle(dataset)
+        settle(dataset, true)
     end
     for _, dataset in ipairs(doomed) do
         if zfs.exists(dataset) then

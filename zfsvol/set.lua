@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: LGPL-2.1-only
 --
 -- Sets or unsets a user property on VDIs, and leaves alone what is none: a removed one, or none any more. All of it
--- happens in one transaction. The answer is how many were changed.
+-- happens in one transaction. The answer is how many were changed, and ZFS's errno where it refused one.
 --
 --   zfs program -j POOL set.lua NAME MARK set NUMBER PROPERTY VALUE ... DATASET...
 --   zfs program -j POOL set.lua NAME MARK unset 1 PROPERTY - DATASET...
@@ -17,18 +17,33 @@ local function own(dataset, property)
     return (source == dataset or source == "$recvd") and value
 end
 
+-- A full pool takes no properties: looked at before any is set, so that a text in several is not set by half.
+local function change(phase, dataset)
+    for pair = 5, 3 + 2 * number, 2 do
+        local error
+        if action == "set" then
+            error = phase.set_prop(dataset, argv[pair], argv[pair + 1])
+        else
+            error = phase.inherit(dataset, argv[pair])
+        end
+        if error ~= 0 then
+            return error
+        end
+    end
+    return 0
+end
+
 local changed = 0
 for index = 5 + 2 * number, #argv do
     local dataset = argv[index]
     if zfs.exists(dataset) and own(dataset, name) and not own(dataset, mark) then
-        for pair = 5, 3 + 2 * number, 2 do
-            if action == "set" then
-                zfs.sync.set_prop(dataset, argv[pair], argv[pair + 1])
-            else
-                zfs.sync.inherit(dataset, argv[pair])
+        for _, phase in ipairs({zfs.check, zfs.sync}) do
+            local error = change(phase, dataset)
+            if error ~= 0 then
+                return {changed = changed, error = error}
             end
         end
         changed = changed + 1
     end
 end
-return changed
+return {changed = changed}

@@ -258,11 +258,12 @@ def _adopt_siblings(root: Root, keys: "dict[str, str]", uuid: str) -> None:
     lost = keys.get(naming.SNAPSHOT_OF) if keys.get(naming.IS_A_SNAPSHOT) == "true" else None
     if lost is None:
         return
-    try:
-        if naming.is_uuid(lost) and family.is_vdi(lost, zfs.properties(root.volume(lost))):
+    if naming.is_uuid(lost):
+        try:
+            _read(root, lost)
             return
-    except zfs.Missing:
-        pass
+        except VDIUnavailable:
+            pass
     siblings = [
         root.volume(name)
         for name, values in zfs.volumes(root.dataset)[1].items()
@@ -296,12 +297,12 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         try:
             _make(root, snapshot, source, name, new_uuid(), values)
         except SRExists:  # a revert was killed before it had any effect
-            zfs.remove(root.dataset, name, half_made=True)
+            zfs.remove(root.dataset, name, "discard")
             _make(root, snapshot, source, name, new_uuid(), values)
         try:
-            kept = _remove(root, key, "reverted")
+            kept = _remove(root, key, "replace", "reverted")
         except StorageError:
-            zfs.remove(root.dataset, name, half_made=True)
+            zfs.remove(root.dataset, name, "discard")
             raise
         family.bury(root, kept)
         zfs.rename(root.volume(name), root.volume(key))
@@ -317,13 +318,13 @@ def destroy(dbg: str, sr: str, key: str) -> None:
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=True):
-        family.bury(root, _remove(root, key, "destroyed"))
+        family.bury(root, _remove(root, key, "remove", "destroyed"))
 
 
-def _remove(root: Root, key: str, what: str) -> "dict[str, int]":
+def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
     """What zfs.remove answers; `what` was to be done with the VDI, for the sentence that says it was not."""
     try:
-        return zfs.remove(root.dataset, key)
+        return zfs.remove(root.dataset, key, action)
     except zfs.Missing:
         error = _missing(root, key)
         if isinstance(error, VDIUnavailable):

@@ -6,6 +6,7 @@ bytes. Each function that changes something is one command, and so one or two ZF
 leaves either nothing or all of it, where its docstring says nothing else.
 """
 
+import errno
 import json
 import os
 import time
@@ -412,16 +413,16 @@ def rename(dataset: str, name: str) -> None:
     _change(dataset, ["zfs", "rename", "-p", dataset, name])
 
 
-def remove(root: str, name: str, *, half_made: bool = False) -> "dict[str, int]":
+def remove(root: str, name: str, action: str = "remove") -> "dict[str, int]":
     """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
 
-    `half_made`: it need not be a VDI.
+    That is the action "remove", which takes what a killed Volume.revert has left for the VDI along; "replace" does
+    not, and "discard" removes any zvol.
 
     What others were made from stays, marked as removed, with nothing in it but what they share. The answer is what
     stays: dataset and bytes of its reservation. Raises Missing, VDIInUse (open; snapshots that the driver has not
-    made), StorageError (ZFS's own reason); then nothing has changed.
+    made), NoSpace, StorageError (ZFS's own reason); then nothing has changed.
     """
-    action = "discard" if half_made else "remove"
     answer = _remove(root, action, name)
     while "bookmarks" in answer:
         # They hold no data, and would have gone with the zvol if nothing had been made from it.
@@ -433,9 +434,15 @@ def remove(root: str, name: str, *, half_made: bool = False) -> "dict[str, int]"
     if "foreign" in answer:
         raise ForeignSnapshots(list(answer["foreign"].values()))
     if "error" in answer:
-        raise StorageError("{} cannot be removed: {}.".format(answer["at"], os.strerror(answer["error"])))
+        raise _refused(answer["error"], "{} cannot be removed".format(answer["at"]))
     kept: "dict[str, int]" = answer["kept"]
     return kept
+
+
+def _refused(number: int, what: str) -> StorageError:
+    """The error for an errno that a channel program answered with."""
+    kind = NoSpace if number == errno.ENOSPC else StorageError
+    return kind(f"{what}: {os.strerror(number)}.")
 
 
 def _remove(root: str, action: str, name: str) -> "dict[str, Any]":
@@ -474,6 +481,7 @@ def set_on_vdis(datasets: "list[str]", values: "dict[str, str]") -> int:
     """Sets user properties on VDIs, a thousand in one transaction; how many of `datasets` are VDIs (and so changed).
 
     A zvol that is not there, or was removed, is passed over: `zfs set` would change what is left of a removed one.
+    Raises NoSpace.
     """
     pairs = [word for pair in values.items() for word in pair]
     return _set(datasets, ["set", str(len(values)), *pairs])
@@ -489,7 +497,10 @@ def _set(datasets: "list[str]", words: "list[str]") -> int:
     for start in range(0, len(datasets), _SET_AT_ONCE):
         some = datasets[start : start + _SET_AT_ONCE]
         argv = ["zfs", "program", "-j", some[0].partition("/")[0], _SET, naming.VDI_NAME, naming.VDI_REMOVED]
-        changed += json.loads(_change(some[0], [*argv, *words, *some]))["return"]
+        answer = json.loads(_change(some[0], [*argv, *words, *some]))["return"]
+        if "error" in answer:
+            raise _refused(answer["error"], f"The properties of {some[0]} cannot be changed")
+        changed += answer["changed"]
     return changed
 
 

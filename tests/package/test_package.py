@@ -252,6 +252,13 @@ class TestPackage:
         packaged = {path[len(SITELIB) + 1 :] for path in build.files() if path.startswith(SITELIB)}
         assert {name for name in tracked() if name.startswith("zfsvol/")} <= packaged
 
+    def test_programs_that_zfs_runs(self, build):
+        """They are no modules: setup.py would leave them out without a word."""
+        programs = {f"{SITELIB}/{name}" for name in tracked() if re.match(r"zfsvol/.+\.lua\Z", name)}
+        assert programs
+        assert {path for path in build.files() if path.endswith(".lua")} == programs
+        assert {build.files()[path][0] for path in programs} == {"-rw-r--r--"}
+
     def test_byte_code_is_python_3_s_and_of_the_library_only(self, build):
         """Without it the first verb to run would write byte code that no package owns."""
         files = set(build.files())
@@ -381,4 +388,15 @@ class TestInstallation:
         contract.check_result("Plugin.Query", answer)
         assert answer["plugin"] == PLUGIN.rsplit(".", 1)[1] == "zfs-vol"
         assert answer["version"] == spec_version()
+        assert host.files() == before
+
+    @pytest.mark.parametrize("python", ["/usr/bin/python3", PYTHON])
+    def test_answers_the_administrator(self, build, host, python):
+        host.change("-i", build.package)
+        before = host.files()
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(host.at(SITELIB)), "PYTHONDONTWRITEBYTECODE": "1"}
+        for arguments in ([], ["check"]):
+            printed = run(python, "-m", "zfsvol", *arguments, "--help", cwd="/", env=environment)
+            assert printed.startswith("usage: python3 -m zfsvol")
+            assert "check" in printed
         assert host.files() == before

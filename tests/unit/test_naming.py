@@ -121,6 +121,46 @@ def test_uuid():
     assert naming.is_uuid("00000000-0000-0000-0000-000000000000")
 
 
+class TestZvolsThatAreNoVDIs:
+    def test_revert(self):
+        name = naming.revert_name(VDI)
+        assert name == f".revert-{VDI}"
+        assert naming.reverted(name) == VDI
+        assert not naming.is_uuid(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("", VDI, ".revert-", ".revert", "revert-" + VDI, ".Revert-" + VDI, ".gone/.revert-" + VDI),
+            *(".revert-" + uuid for uuid in NO_UUIDS),
+            *(f".revert-{VDI}@{UUID}", f".revert-{VDI}/x", f"x.revert-{VDI}", f".revert-.revert-{VDI}"),
+        ],
+        ids=ascii,
+    )
+    def test_no_revert(self, name):
+        assert naming.reverted(name) is None
+
+    @pytest.mark.parametrize("dataset", [OWN, "my pool/a b/" + OWN])
+    def test_graves(self, dataset):
+        root = naming.Root(dataset)
+        assert root.graveyard == dataset + "/.gone"
+        graves = {root.grave(uuid, token) for uuid in (UUID, VDI) for token in ("0a1b2c3d", "0a1b2c3e")}
+        assert len(graves) == 4
+        for grave in graves:
+            assert grave.startswith(root.graveyard + "/")
+            # Neither a VDI, nor what is to be one, nor an SR.
+            last = grave.rpartition("/")[2]
+            assert not naming.is_uuid(last)
+            assert naming.reverted(last) is None
+            assert not naming.is_root(grave)
+
+    def test_longest_name_fits(self):
+        """ZFS takes 255 bytes, with the snapshot: what is left is for the administrator's dataset."""
+        root = naming.Root(OWN)
+        longest = max(root.grave(VDI, "0a1b2c3d"), root.volume(naming.revert_name(VDI)), key=len)
+        assert len(f"{longest}@{UUID}") < 255 - 100
+
+
 def test_names_of_properties():
     # zfsprops(7): lower-case letters, digits and these, with a colon; and no two of ours may be one.
     names = [value for name, value in vars(naming).items() if name.startswith(("SR_", "VDI_"))]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Runs a verb as the client does, and kills it at a border between two of its child processes.
 
-    killed_verb.py before|after NUMBER VERB-EXECUTABLE
+    killed_verb.py before|during|after NUMBER VERB-EXECUTABLE
 
-SIGKILL comes just before child NUMBER (from 1) is started, or just after it has ended. A verb with fewer children
-ends by itself. This is a program of its own so that the driver needs no hook for tests.
+SIGKILL comes just before child NUMBER (from 1) is started, while it runs, or just after it has ended. A child that was
+running does its work DELAY seconds later, as in a busy pool. A verb with fewer children ends by itself. This is a
+program of its own so that the driver needs no hook for tests.
 """
 
 import os
@@ -12,6 +13,9 @@ import signal
 import sys
 
 from zfsvol import command, protocol
+
+DELAY = 1.5
+SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
 
 def main() -> None:
@@ -26,7 +30,9 @@ def main() -> None:
         def __init__(self, argv: "list[str]") -> None:
             self.number = command.Count.started + 1
             die_at("before", self.number)
-            super().__init__(argv)
+            runs_on = (moment, number) == ("during", self.number)
+            super().__init__([*SLOWLY, *argv] if runs_on else argv)
+            die_at("during", self.number)
 
         def finish(self, *arguments: object) -> str:
             try:
@@ -39,4 +45,5 @@ def main() -> None:
     protocol.main()
 
 
-main()
+if __name__ == "__main__":
+    main()
