@@ -143,8 +143,8 @@ class Family:
     def of_orphans(self, pools: Pools) -> "dict[str, Any]":
         """The same, with all snapshots saying whose they are: a clone of one makes them its own."""
         arguments = self.of_orphan(pools)
-        for name, value in properties.encode_key(naming.SNAPSHOT_OF, self.disk).items():
-            zfs.set_on_all([self.pools.volume(key) for key in self.snapshots], name, value)
+        snapshots = [self.pools.volume(key) for key in self.snapshots]
+        zfs.set_on_vdis(snapshots, properties.encode_key(naming.SNAPSHOT_OF, self.disk))
         return arguments
 
     def to_the_oldest(self, _pools: Pools) -> "dict[str, Any]":

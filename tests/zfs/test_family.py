@@ -28,7 +28,7 @@ from zfsvol.naming import Root
 
 SIZE = 2 * MIB
 BLOCK = 16384
-MEMBERS = int(os.environ.get("ZFSVOL_FAMILY", "120"))
+MEMBERS = int(os.environ.get("ZFSVOL_FAMILY", "40"))
 GENERATIONS = min(200, MEMBERS // 2)
 
 INVALID, IN_USE, FULL, NO_VDI, NO_SR = (f"SR_BACKEND_FAILURE_{code}" for code in (1, 24, 44, 46, 47))
