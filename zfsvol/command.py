@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from zfsvol import log
+from zfsvol import lock, log
 from zfsvol.errors import StorageError
 
 TYPE_CHECKING = False
@@ -67,6 +67,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 env=ENVIRONMENT,
                 cwd="/",
+                pass_fds=lock.held,
             )
         except OSError as error:
             raise CommandFailed(argv, 127, str(error)) from None

@@ -3,7 +3,8 @@
 
 Two kinds: `pools()` for the verbs that change which pools are imported, one at a time on a host; `sr()` for what
 happens inside one SR, shared by the verbs that live with each other, exclusive for those that need the SR alone.
-The kernel drops a lock with the process that held it, so a killed verb leaves none behind.
+The kernel drops a lock with the process that held it, so a killed verb leaves none behind. A lock of an SR is held by
+the commands that the verb has started, too: what a killed verb had begun is over before the next one begins.
 """
 
 import fcntl
@@ -18,6 +19,12 @@ DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
 POOLS_LIMIT = 1800
 SR_LIMIT = 120
 _POLL = 0.01
+
+_POOLS = "pools"
+
+# The descriptors of the SRs' locks that this process holds, for its children. Not that of the pools: a command that
+# hangs on one pool must not keep all others from being imported.
+held: "list[int]" = []
 
 
 class _Lock:
@@ -37,8 +44,12 @@ class _Lock:
             self.descriptor = self._acquire(self.name, self.mode, deadline)
         finally:
             os.close(gate)
+        if self.name != _POOLS:
+            held.append(self.descriptor)
 
     def __exit__(self, *_exception: object) -> None:
+        if self.descriptor in held:
+            held.remove(self.descriptor)
         os.close(self.descriptor)
 
     def _acquire(self, name: str, mode: int, deadline: float) -> int:
@@ -59,7 +70,7 @@ class _Lock:
 
 def pools() -> _Lock:
     """For verbs that import, export, make or destroy a pool. Taken before `sr`, where both are needed."""
-    return _Lock("pools", fcntl.LOCK_EX, POOLS_LIMIT)
+    return _Lock(_POOLS, fcntl.LOCK_EX, POOLS_LIMIT)
 
 
 def sr(uuid: str, *, exclusive: bool) -> _Lock:

@@ -453,7 +453,6 @@ def test_every_verb_ends_a_killed_revert(sr: str, killed: str) -> None:
     assert sr not in pools()
 
 
-@pytest.mark.xfail(strict=True, reason="Volume.destroy leaves what the revert was about to put there")
 def test_destroyed_after_a_killed_revert_it_stays_so(sr: str) -> None:
     made = Reverted(sr)
     kill_revert(made, NOT_YET)
@@ -462,7 +461,6 @@ def test_destroyed_after_a_killed_revert_it_stays_so(sr: str) -> None:
     destroy_all(sr)
 
 
-@pytest.mark.xfail(strict=False, reason="the lock goes with the verb, and what it has started runs on without one")
 def test_revert_killed_while_a_command_runs(sr: str) -> None:
     """What the killed one had started does its work later, and hurts nobody."""
     made = Reverted(sr)
