@@ -441,7 +441,8 @@ class Members(NamedTuple):
 
 
 class TestDestroy:
-    @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+    # Every other one, which differs from the next in the last two alone.
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::2])
     def test_in_any_order(self, sr: str, order: "tuple[int, ...]") -> None:
         members = Members.made(sr)
         gone: "list[str]" = []
