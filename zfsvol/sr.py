@@ -200,9 +200,10 @@ def detach(dbg: str, sr: str) -> None:
     with lock.pools():
         if zfs.pool_state(root.pool) is None:
             return
+        # Before the lock is waited for: a command that hangs on a suspended pool holds it.
+        zfs.require_pool(root.pool)
         with lock.sr(root.uuid, exclusive=True):
             if root.owns_pool:
-                zfs.require_pool(root.pool)
                 _leave(zfs.export_pool, root)
                 return
             values = roots.read(root)
