@@ -10,7 +10,6 @@ A client's key is any text, the name of a property is not: the property is named
 holds both, `["key", "value"]`.
 """
 
-import hashlib
 import json
 
 from zfsvol.errors import InvalidArgument
@@ -73,6 +72,8 @@ def text(properties: "dict[str, str]", name: str) -> str:
 
 def key_property(key: str) -> str:
     """The name of the property that stores the client's key `key`."""
+    import hashlib  # OpenSSL with it: most verbs only read keys
+
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return KEY_PREFIX + digest[:32]
 

@@ -37,7 +37,6 @@ LARGEST = (1 << 63) - GRANULE
 # What a reverted disk does not keep: what is the snapshot's, or the datapath's; and its clone-on-boot temporary, which
 # is of its old content.
 _NOT_KEPT = ("volsize", "volmode")
-_TEMPORARY = properties.key_property(naming.TEMPORARY)
 
 
 def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
@@ -291,7 +290,8 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes: revert the disk, or clone it.")
         if values.get("refreservation", "0") not in ("0", "none"):
             values["refreservation"] = "auto"
-        for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == _TEMPORARY]:
+        temporary = properties.key_property(naming.TEMPORARY)
+        for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == temporary]:
             del values[name]
         name = naming.revert_name(key)
         try:
