@@ -94,11 +94,9 @@ class Family:
         return graves[0] if graves else ""
 
     def _remove_others(self, present: "set[str]") -> None:
+        # A snapshot goes after what was made from it. Not by the driver, which leaves alone the bare clones: no VDIs.
         for name in sorted(self._others(present), key=lambda name: "@" in name):
-            if "@" not in name:
-                self.call("Volume.destroy", key=name)
-            elif name.partition("@")[2] not in present:  # else it went with what was made from it
-                self.zfs("destroy", "/" + name)
+            self.zfs("destroy", "/" + name)
 
     def _others(self, present: "set[str]") -> "set[str]":
         """What the last measurement has made, by the names it has when the disk is where it belongs."""
