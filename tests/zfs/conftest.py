@@ -14,10 +14,23 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-from tests import client
+from tests import blktap, client
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+def pytest_report_header() -> str:
+    """Which tap-ctl the tests run with."""
+    return blktap.which()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tap_ctl() -> "Iterator[None]":
+    """tap-ctl is where the driver looks for it, the genuine one or its stand-in."""
+    blktap.install()
+    yield
+    blktap.uninstall()
 
 
 def run(*argv: str, check: bool = True, stdin: str = "") -> str:
@@ -149,7 +162,7 @@ def run_status(*argv: str) -> int:
 
 def pools() -> "list[str]":
     """The imported pools."""
-    return run("zpool", "list", "-H", "-o", "name").split()
+    return run("zpool", "list", "-H", "-o", "name").splitlines()
 
 
 @pytest.fixture
