@@ -8,7 +8,11 @@ starts.
 import json
 import sys
 
-from zfsvol import command, protocol
+from zfsvol import command, protocol, verbs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def main() -> None:
@@ -18,8 +22,8 @@ def main() -> None:
     started = []
     start, finish = command.Child.__init__, command.Child.finish
 
-    def noted_start(child: command.Child, argv: "list[str]") -> None:
-        start(child, argv)
+    def noted_start(child: command.Child, argv: "list[str]", **how: "Any") -> None:
+        start(child, argv, **how)
         started.append(child)
 
     def noted_finish(child: command.Child, *arguments: object, **keywords: object) -> str:
@@ -31,7 +35,7 @@ def main() -> None:
     command.Child.__init__ = noted_start  # type: ignore[assignment, method-assign]
     command.Child.finish = noted_finish  # type: ignore[assignment, method-assign]
     try:
-        protocol.main()
+        protocol.main(verbs.DATAPATH if sys.argv[0].startswith("Datapath.") else verbs.VOLUME)
     finally:
         with open(path, "w") as file:
             json.dump([[child.argv, child.status] for child in started], file)  # type: ignore[attr-defined]

@@ -9,11 +9,12 @@ from typing import Any
 import uuid as uuids
 
 from tests import contract
-from zfsvol import protocol
+from zfsvol import protocol, verbs
 from zfsvol.errors import StorageError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLUGIN = Path(os.environ.get("ZFSVOL_PLUGIN", str(CHECKOUT / "volume" / "org.xen.xapi.storage.zfs-vol")))
+DATAPATH = PLUGIN.parent.parent / "datapath" / "zvol"
 # Seconds. The client itself waits for ever; a verb that takes longer than this hangs.
 LIMIT = 300
 
@@ -32,10 +33,20 @@ def environment() -> "dict[str, str]":
     return {**os.environ, "PYTHONPATH": os.environ.get("ZFSVOL_LIBRARY", str(CHECKOUT))}
 
 
+def executable(verb: str) -> str:
+    """The verb's program; Plugin.Query is the volume plugin's."""
+    return str((DATAPATH if verb.startswith("Datapath.") else PLUGIN) / verb)
+
+
+def verbs_beside(verb: str) -> "verbs.Verbs":
+    """The verbs of the plugin that has this one."""
+    return verbs.DATAPATH if verb.startswith("Datapath.") else verbs.VOLUME
+
+
 def argv(verb: str) -> "list[str]":
     """The verb's command line, under the interpreter of ZFSVOL_PYTHON where that is set."""
     python = os.environ.get("ZFSVOL_PYTHON")
-    return [*([python] if python else []), str(PLUGIN / verb), "--json"]
+    return [*([python] if python else []), executable(verb), "--json"]
 
 
 def start(verb: str, **arguments: Any) -> "subprocess.Popen[bytes]":
@@ -83,7 +94,7 @@ def call_inside(verb: str, **arguments: Any) -> Any:
     arguments = {"dbg": "test", **arguments}
     contract.check_arguments(verb, arguments)
     try:
-        answer = protocol.implementation(verb)(**arguments)
+        answer = protocol.implementation(verbs_beside(verb), verb)(**arguments)
     except StorageError as error:
         raise VerbError({"code": error.code, "params": error.params}) from None
     contract.check_result(verb, json.loads(json.dumps(answer)))

@@ -4,8 +4,12 @@
 Every child gets a list of words (never a shell), the C locale (its messages are read), an environment of its own
 (xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A child that waits for a suspended pool
 sleeps in the kernel and cannot be killed: it is left behind rather than waited for.
+
+A child that leaves a daemon behind is started outside of the control group of xapi-storage-script, whose processes
+systemd ends at a toolstack restart.
 """
 
+import os
 import signal
 import subprocess
 import time
@@ -54,23 +58,43 @@ class CommandTimeout(StorageError):
 
 
 class Child:
-    """A started child process; `finish` must be called once."""
+    """A started child process; `finish` must be called once.
 
-    def __init__(self, argv: "list[str]") -> None:
+    `output`: a file that gets what the child says, in place of a pipe: it is there if this process is killed, and a
+    daemon that keeps it open keeps nobody waiting. `daemon`: the child leaves a process behind, with these variables
+    in its environment; it has none of our locks and is in no service's control group.
+    """
+
+    def __init__(
+        self, argv: "list[str]", *, output: "str | None" = None, daemon: "dict[str, str] | None" = None
+    ) -> None:
         Count.started += 1
         self.argv = argv
+        self._output = output
+        groups: "list[int]" = []
+        opened: "list[int]" = []
         try:
+            if output is not None:
+                opened.append(os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+            file = opened[0] if opened else subprocess.PIPE
+            if daemon is not None:
+                groups = _service_groups()
+                opened += groups
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=ENVIRONMENT,
+                stdout=file,
+                stderr=file,
+                env=dict(ENVIRONMENT, **(daemon or {})),
                 cwd="/",
-                pass_fds=lock.held,
+                pass_fds=lock.held if daemon is None else (),
+                preexec_fn=(lambda: _move(groups)) if groups else None,  # noqa: PLW1509 - no verb has threads
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             raise CommandFailed(argv, 127, str(error)) from None
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
 
     def finish(self, limit: int, hopeless: "Callable[[], bool]" = lambda: False) -> str:
         """Waits for the end and returns stdout as text.
@@ -92,6 +116,9 @@ class Child:
         signal.setitimer(signal.ITIMER_REAL, _LOOK_INTERVAL, _LOOK_INTERVAL)
         try:
             stdout, stderr = self._process.communicate()
+            if self._output is not None:
+                with open(self._output, "rb") as file:
+                    stdout = stderr = file.read()
         except CommandTimeout:
             self._give_up()
             raise
@@ -109,6 +136,25 @@ class Child:
             self._process.wait(_KILL_LIMIT)
         except subprocess.TimeoutExpired:
             log.warning(f"left behind, not to be killed: pid {self._process.pid} {self.argv}")
+
+
+def _service_groups() -> "list[int]":
+    """Descriptors of the roots of the hierarchies by which systemd knows which process is whose.
+
+    That is the named one of cgroup v1, which XCP-ng 8.3 has, or the unified one. None where there is no systemd.
+    """
+    with open("/proc/self/mounts") as file:
+        mounts = [line.split() for line in file]
+    return [
+        os.open(os.path.join(fields[1], "cgroup.procs"), os.O_WRONLY)
+        for fields in mounts
+        if fields[2] == "cgroup2" or (fields[2] == "cgroup" and "name=systemd" in fields[3].split(","))
+    ]
+
+
+def _move(groups: "list[int]") -> None:
+    for descriptor in groups:
+        os.write(descriptor, b"0")  # the process that writes
 
 
 def run(argv: "list[str]", limit: int) -> str:

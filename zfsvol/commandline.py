@@ -9,36 +9,38 @@ import importlib
 import sys
 
 from zfsvol.errors import StorageError
-from zfsvol.verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from zfsvol.verbs import Verbs
+
 _LIBRARY = "xapi.storage.api.v5."
+_MODULES = {"Plugin": "plugin", "Datapath": "datapath"}  # all others are in volume
 
 
-def run(verb: str) -> int:
+def run(verbs: "Verbs", verb: str) -> int:
     """Carries out the verb with the words of sys.argv; the status to exit with."""
     namespace = verb.partition(".")[0]
-    method = VERBS[verb][1]
+    method = verb.partition(".")[2].lower()
     try:
-        library = importlib.import_module(_LIBRARY + ("plugin" if namespace == "Plugin" else "volume"))
+        library = importlib.import_module(_LIBRARY + _MODULES.get(namespace, "volume"))
     except ImportError as error:
         sys.stderr.write(f"{verb} without --json needs the package python3-xapi-storage: {error}.\n")
         return 1
     skeleton = getattr(library, namespace + "_skeleton")
-    body = {method: staticmethod(_for_people(verb))}
+    body = {method: staticmethod(_for_people(verbs, verb))}
     implementation = type("Implementation", (skeleton,), body)
     getattr(getattr(library, namespace + "_commandline")(implementation()), method)()
     return 0
 
 
-def _for_people(verb: str) -> "Callable[..., Any]":
+def _for_people(verbs: "Verbs", verb: str) -> "Callable[..., Any]":
     """The verb's function; what it refuses is told as a sentence, without the traceback the library would print."""
     from zfsvol.protocol import implementation
 
-    function = implementation(verb)
+    function = implementation(verbs, verb)
 
     def carry_out(*arguments: "Any") -> "Any":
         try:

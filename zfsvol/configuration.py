@@ -66,6 +66,9 @@ KEYS = {
     "encryption": Key(DATASET, _ENCRYPTION, None, "Cipher of an encrypted SR; needs encryption-key-file"),
     "encryption-key-file": Key(DRIVER, None, None, "Path of the file with the key, needed at every attach"),
     "volblocksize": Key(DRIVER, VOLBLOCKSIZES, None, "Block size of new disks, 4K to 128K; default by the layout"),
+    "datapath": Key(
+        DRIVER, ("tapdisk", "blkback"), "tapdisk", "blkback: VMs' flushes and discards reach ZFS, disks grow online"
+    ),
     "provisioning": Key(DRIVER, ("thin", "thick"), "thin", "thick: the pool keeps a disk's whole size for it"),
     "force-create": Key(DRIVER, ("true", "false"), "false", "Overwrite what is on the devices (zpool create -f)"),
     "force-import": Key(DRIVER, ("true", "false"), "false", "Import though another host used the pool last (-f)"),

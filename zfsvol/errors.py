@@ -80,6 +80,16 @@ class VDIUnavailable(StorageError):
     code = "SR_BACKEND_FAILURE_46"
 
 
+class NodeMissing(StorageError):
+    """The VDI's zvol has got no device node. A retry may help."""
+
+    code = "SR_BACKEND_FAILURE_46"
+
+
+class TapdiskFailed(StorageError):
+    """A tapdisk could not be started, or does not let go of a VDI's zvol."""
+
+
 class SRUnavailable(StorageError):
     """The SR's pool is not imported, is suspended, or holds no such SR."""
 

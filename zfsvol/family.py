@@ -13,15 +13,18 @@ others were made from is moved to the SR's graveyard. So this is all that there 
 `repair` makes it so after a verb was killed, or the power failed, between two steps.
 """
 
+import functools
 import os
 
-from zfsvol import log, naming, zfs
+from zfsvol import lock, log, naming, zfs
 from zfsvol.errors import StorageError
 from zfsvol.naming import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable, TypeVar
+
+    _Answer = TypeVar("_Answer")
 
 # A zvol that nobody has written to refers to less than this, in bytes; one made from another has less than this of its
 # own: the blocks that describe it.
@@ -40,6 +43,21 @@ class Interrupted(StorageError):
     def __init__(self, root: Root) -> None:
         super().__init__(f"A revert in the SR {root.uuid} was interrupted.")
         self.root = root
+
+
+def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
+    """Makes a verb end what a killed Volume.revert left half done, where it meets that, and begin again."""
+
+    @functools.wraps(verb)
+    def carry_out(*arguments: "Any", **named: "Any") -> "_Answer":
+        try:
+            return verb(*arguments, **named)
+        except Interrupted as interrupted:
+            with lock.sr(interrupted.root.uuid, exclusive=True):
+                repair(interrupted.root)
+            return verb(*arguments, **named)
+
+    return carry_out
 
 
 class Finding:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Locks between verbs, which are processes of their own and may run in any number at once.
 
-Two kinds: `pools()` for the verbs that change which pools are imported, one at a time on a host; `sr()` for what
-happens inside one SR, shared by the verbs that live with each other, exclusive for those that need the SR alone.
-The kernel drops a lock with the process that held it, so a killed verb leaves none behind. A lock of an SR is held by
-the commands that the verb has started, too: what a killed verb had begun is over before the next one begins.
+Three kinds: `pools()` for the verbs that change which pools are imported, one at a time on a host; `sr()` for what
+happens inside one SR, shared by the verbs that live with each other, exclusive for those that need the SR alone;
+`vdi()` for who uses a disk and what serves it, one at a time. Who takes several takes them in this order.
+The kernel drops a lock with the process that held it, so a killed verb leaves none behind. A lock of an SR or a VDI is
+held by the commands that the verb has started, too: what a killed verb had begun is over before the next one begins.
 """
 
 import fcntl
@@ -18,12 +19,13 @@ DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
 # Seconds. Importing a large pool may take minutes, and at host boot several verbs wait for each other's import.
 POOLS_LIMIT = 1800
 SR_LIMIT = 120
+VDI_LIMIT = 240  # stopping what serves a disk may take half of it
 _POLL = 0.01
 
 _POOLS = "pools"
 
-# The descriptors of the SRs' locks that this process holds, for its children. Not that of the pools: a command that
-# hangs on one pool must not keep all others from being imported.
+# The descriptors of the locks of SRs and VDIs that this process holds, for its children. Not that of the pools: a
+# command that hangs on one pool must not keep all others from being imported.
 held: "list[int]" = []
 
 
@@ -76,3 +78,30 @@ def pools() -> _Lock:
 def sr(uuid: str, *, exclusive: bool) -> _Lock:
     """For verbs inside the SR: exclusive for what needs it alone, shared for all others."""
     return _Lock("sr-" + uuid, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, SR_LIMIT)
+
+
+class _VDILock(_Lock):
+    """Its file goes with it: there would be one for every VDI that ever was."""
+
+    def __enter__(self) -> None:
+        deadline = time.monotonic() + self.limit
+        os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
+        while True:
+            self.descriptor = self._acquire(self.name, self.mode, deadline)
+            try:
+                if os.fstat(self.descriptor).st_ino == os.stat(os.path.join(DIRECTORY, self.name)).st_ino:
+                    break
+            except FileNotFoundError:
+                pass
+            # Who had the lock took the file along.
+            os.close(self.descriptor)
+        held.append(self.descriptor)
+
+    def __exit__(self, *_exception: object) -> None:
+        os.unlink(os.path.join(DIRECTORY, self.name))
+        super().__exit__()
+
+
+def vdi(uuid: str) -> _Lock:
+    """For verbs that change who uses the VDI, and those that need it to be used by nobody."""
+    return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, VDI_LIMIT)

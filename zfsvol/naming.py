@@ -20,6 +20,7 @@ SR_NAME = "zfsvol:sr-name"
 SR_DESCRIPTION = "zfsvol:sr-description"
 SR_PROVISIONING = "zfsvol:sr-provisioning"
 SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
+SR_DATAPATH = "zfsvol:sr-datapath"
 
 # Every VDI has a name (it may be empty): a zvol without this property is not one, or not completely made.
 VDI_NAME = "zfsvol:name"
@@ -40,6 +41,7 @@ TYPE = "vdi-type"
 # As xapi writes dates, always in UTC.
 DATE = "%Y%m%dT%H:%M:%SZ"
 
+_SCHEME = "zvol://"  # the name of the datapath plugin's directory
 _GRAVEYARD = ".gone"
 _REVERT = ".revert-"
 
@@ -72,7 +74,7 @@ class Root:
 
     def uri(self, uuid: str) -> str:
         """What the datapath plugin is given to find the VDI."""
-        return "zvol://" + self.volume(uuid).replace(" ", "%20")
+        return _SCHEME + self.volume(uuid).replace(" ", "%20")
 
 
 def root_for(configuration: "dict[str, str]", uuid: str) -> Root:
@@ -97,6 +99,14 @@ def parse_sr(sr: str) -> Root:
         raise InvalidArgument(f"'{sr}' is no SR of this driver.")
     require_dataset_name(sr)
     return Root(sr)
+
+
+def parse_uri(uri: str) -> "tuple[Root, str]":
+    """The root and the VDI of `Root.uri`. Raises InvalidArgument."""
+    dataset, _, key = uri[len(_SCHEME) :].replace("%20", " ").rpartition("/")
+    if not uri.startswith(_SCHEME) or not is_root(dataset) or not is_uuid(key):
+        raise InvalidArgument(f"'{uri}' is no disk of this driver.")
+    return parse_sr(dataset), key
 
 
 def revert_name(uuid: str) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Plugin verbs of the volume plugin: what the driver is and what it can do."""
+"""The Plugin verbs: what the driver is and what it can do."""
 
-from zfsvol import __version__, configuration, zfs
+from zfsvol import __version__, configuration, lease, naming, zfs
 from zfsvol import root as roots
 from zfsvol.errors import StorageError
 
@@ -15,6 +15,8 @@ FEATURES = [
     "VDI_CLONE",
     "VDI_REVERT",
     "VDI_RESIZE",
+    "VDI_RESIZE_ONLINE",  # of disks that blkback serves; refused for those that a tapdisk has open
+    "VDI_ACTIVATE_READONLY",
     "VDI_UPDATE",
     "THIN_PROVISIONING",
     "LARGE_VDI",
@@ -23,16 +25,31 @@ FEATURES = [
 
 def query(dbg: str) -> "dict[str, object]":
     """The driver's description; xapi makes its SM record from it."""
+    keys = {name: key.description for name, key in configuration.KEYS.items()}
+    return _description("zfs-vol", "ZFS volumes", "Virtual disks as zvols of a local ZFS pool", FEATURES, keys)
+
+
+def query_datapath(dbg: str) -> "dict[str, object]":
+    """The description of the datapath plugin, which is called as its URIs' scheme.
+
+    Not NONPERSISTENT: the client then clones a disk that is to be reset at boot, which takes a moment.
+    """
+    return _description("zvol", "ZFS volumes", "Gives zvols to VMs: by tapdisk, or by blkback", [], {})
+
+
+def _description(
+    plugin: str, name: str, description: str, features: "list[str]", keys: "dict[str, str]"
+) -> "dict[str, object]":
     return {
-        "plugin": "zfs-vol",
-        "name": "ZFS volumes",
-        "description": "Virtual disks as zvols of a local ZFS pool",
+        "plugin": plugin,
+        "name": name,
+        "description": description,
         "vendor": "XCP-ng community",
         "copyright": "LGPL-2.1-only",
         "version": __version__,
         "required_api_version": "5.0",
-        "features": FEATURES,
-        "configuration": {name: key.description for name, key in configuration.KEYS.items()},
+        "features": features,
+        "configuration": keys,
         "required_cluster_stack": [],
     }
 
@@ -46,7 +63,7 @@ def ls(dbg: str) -> "list[str]":
 
 
 def diagnostics(dbg: str) -> str:
-    """A text for a bug report: versions, pools with their states, SRs."""
+    """A text for a bug report: versions, pools with their states, SRs, and who has which disk attached."""
     lines = [f"zfs-vol {__version__}"]
     if not zfs.is_loaded():
         return "\n".join([*lines, "The ZFS kernel module is not loaded."])
@@ -54,7 +71,10 @@ def diagnostics(dbg: str) -> str:
     try:
         for _, pool, _ in zfs.imported_pools():
             lines += ["", zfs.status(pool)]
-        lines += ["SRs: " + (", ".join(ls(dbg)) or "none")]
+        srs = ls(dbg)
+        lines += ["SRs: " + (", ".join(srs) or "none")]
+        for root in map(naming.parse_sr, srs):
+            lines += [f"{root.volume(key)}: {lease.read(root, key).summary()}" for key in lease.all_of(root)]
     except StorageError as error:
         lines += ["", str(error)]
     return "\n".join(lines)

@@ -14,41 +14,42 @@ import time
 
 from zfsvol import command, log
 from zfsvol.errors import InvalidArgument, StorageError
-from zfsvol.verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from zfsvol.verbs import Verbs
 
-def main() -> None:
-    """Carries out the verb that the program was called as. Never returns."""
+
+def main(verbs: "Verbs") -> None:
+    """Carries out the one of a plugin's verbs that the program was called as. Never returns."""
     verb = os.path.basename(sys.argv[0])
-    if verb not in VERBS:
-        sys.exit("{}: call it by the name of a verb: {}.".format(verb, ", ".join(VERBS)))
+    if verb not in verbs:
+        sys.exit("{}: call it by the name of a verb: {}.".format(verb, ", ".join(verbs)))
     if "--json" in sys.argv[1:]:
-        sys.exit(_serve(verb))
+        sys.exit(_serve(verbs, verb))
     from zfsvol import commandline
 
-    sys.exit(commandline.run(verb))
+    sys.exit(commandline.run(verbs, verb))
 
 
-def implementation(verb: str) -> "Callable[..., Any]":
+def implementation(verbs: "Verbs", verb: str) -> "Callable[..., Any]":
     """The function that carries out a verb; imports its module and no other verb's."""
-    module, function, _ = VERBS[verb]
+    module, function, _ = verbs[verb]
     found = getattr(importlib.import_module("zfsvol." + module), function)
     return found  # type: ignore[no-any-return]
 
 
-def _serve(verb: str) -> int:
+def _serve(verbs: "Verbs", verb: str) -> int:
     # Whatever anything below prints goes to stderr, which the client logs; stdout is for the answer alone.
     answer_pipe = os.dup(1)
     os.dup2(2, 1)
     began = time.monotonic()
     arguments: "dict[str, Any]" = {}
     try:
-        arguments = _arguments(verb, sys.stdin.buffer.read())
-        answer = implementation(verb)(**arguments)
+        arguments = _arguments(verbs, verb, sys.stdin.buffer.read())
+        answer = implementation(verbs, verb)(**arguments)
         status = 0
     except Exception as error:  # noqa: BLE001 - whatever it is, the client must be told
         answer = _failure(error)
@@ -63,7 +64,7 @@ def _serve(verb: str) -> int:
     return status
 
 
-def _arguments(verb: str, data: bytes) -> "dict[str, Any]":
+def _arguments(verbs: "Verbs", verb: str, data: bytes) -> "dict[str, Any]":
     """The verb's arguments, each of its type; what the interface does not know is left out."""
     try:
         request = json.loads(data.decode("utf-8"))
@@ -74,7 +75,7 @@ def _arguments(verb: str, data: bytes) -> "dict[str, Any]":
     if not isinstance(request, dict):
         raise InvalidArgument(f"{verb}: the request is not a JSON object.")
     wanted: "dict[str, type]" = {"dbg": str}
-    wanted.update(VERBS[verb][2])
+    wanted.update(verbs[verb][2])
     for name, kind in wanted.items():
         if name not in request:
             raise InvalidArgument(f"{verb}: the argument '{name}' is missing.")
@@ -107,7 +108,7 @@ def _failure(error: Exception) -> "dict[str, object]":
 
 def _log(verb: str, arguments: "dict[str, Any]", seconds: float, failure: "dict[str, Any] | None") -> None:
     words = [verb]
-    for name in ("dbg", "uuid", "sr", "key", "k"):
+    for name in ("dbg", "uuid", "sr", "key", "k", "uri", "domain"):
         if name in arguments:
             words.append(f"{name}={arguments[name]}")
     words.append(f"{seconds * 1000:.0f} ms, {command.Count.started} children")

@@ -39,6 +39,7 @@ def create(dbg: str, uuid: str, configuration: "dict[str, str]", name: str, desc
     texts.update(properties.encode(naming.SR_NAME, name))
     texts.update(properties.encode(naming.SR_DESCRIPTION, description))
     texts[naming.SR_PROVISIONING] = values.get("provisioning", "thin")
+    texts[naming.SR_DATAPATH] = values.get("datapath", "tapdisk")
     with lock.pools():
         zfs.load_module()
         if root.owns_pool:
@@ -125,14 +126,18 @@ def _root_properties(values: "dict[str, str]", texts: "dict[str, str]", *, defau
 def attach(dbg: str, configuration: "dict[str, str]") -> str:
     """Imports the SR's pool where it is not imported, and answers with the string that names the SR from now on.
 
-    Idempotent. Finishes or undoes what verbs that were killed left half done. Raises InvalidArgument,
+    Idempotent. Finishes or undoes what verbs that were killed left half done, and drops what is left of tapdisks and
+    device nodes that nobody uses any more. Raises InvalidArgument,
     SRUnavailable (no such pool or SR, disks missing), SRInUse (another host uses the pool).
     """
+    from zfsvol import attachment
+
     with lock.pools():
         zfs.load_module()
         _drop_probe_imports()
         root = _locate(configuration)
-        if zfs.pool_state(root.pool) is None:
+        imported_now = zfs.pool_state(root.pool) is None
+        if imported_now:
             _import(root, configuration)
         zfs.require_pool(root.pool)
         with lock.sr(root.uuid, exclusive=True):
@@ -140,6 +145,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
             if values.get("keystatus") == "unavailable":
                 zfs.load_key(root.dataset)
             family.repair(root)
+            attachment.recover(root, imported_now=imported_now)
     return root.dataset
 
 
@@ -194,8 +200,10 @@ def _import(root: Root, given: "dict[str, str]") -> None:
 def detach(dbg: str, sr: str) -> None:
     """Exports the SR's own pool, which leaves its disks free; a pool of the administrator's stays imported.
 
-    Idempotent. Raises SRInUse while one of the SR's disks is open.
+    Idempotent. Raises SRInUse while one of the SR's disks is in use.
     """
+    from zfsvol import attachment
+
     root = naming.parse_sr(sr)
     with lock.pools():
         if zfs.pool_state(root.pool) is None:
@@ -203,6 +211,7 @@ def detach(dbg: str, sr: str) -> None:
         # Before the lock is waited for: a command that hangs on a suspended pool holds it.
         zfs.require_pool(root.pool)
         with lock.sr(root.uuid, exclusive=True):
+            attachment.release(root)
             if root.owns_pool:
                 _leave(zfs.export_pool, root)
                 return
@@ -238,12 +247,15 @@ def destroy(dbg: str, sr: str) -> None:
     SRUnavailable where the SR is not there, so also when it is called again. A crash in the middle leaves a part of
     the SR, which a repetition removes.
     """
+    from zfsvol import attachment
+
     with lock.pools():
         root = roots.find(sr)
         with lock.sr(root.uuid, exclusive=True):
             roots.read(root)
             family.repair(root)
             _require_nothing_foreign(root)
+            attachment.release(root)
             _leave(zfs.destroy_pool if root.owns_pool else zfs.destroy_all, root)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs of the volume plugin: which function carries each out, and what arguments the client sends.
+"""The verbs of the two plugins: which function carries each out, and what arguments the client sends.
 
 Names, order and types of the arguments are those of the SMAPIv3 interface (xen-api, ocaml/xapi-storage/generator/
-lib/control.ml and plugin.ml). Every verb has `dbg`, the client's tag for its own log, as its first.
+lib/control.ml, data.ml and plugin.ml). Every verb has `dbg`, the client's tag for its own log, as its first.
 """
 
 TYPE_CHECKING = False
@@ -14,8 +14,13 @@ _TEXTS = dict
 SR = {"sr": str}
 VDI = {"sr": str, "key": str}
 
-# verb: (module, function, arguments after dbg)
-VERBS: "Mapping[str, tuple[str, str, Mapping[str, type]]]" = {
+_DOMAIN = {"uri": str, "domain": str}
+
+if TYPE_CHECKING:
+    # verb: (module, function, arguments after dbg)
+    Verbs = Mapping[str, tuple[str, str, Mapping[str, type]]]
+
+VOLUME: "Verbs" = {
     "Plugin.Query": ("plugin", "query", {}),
     "Plugin.diagnostics": ("plugin", "diagnostics", {}),
     "Plugin.ls": ("plugin", "ls", {}),
@@ -39,4 +44,13 @@ VERBS: "Mapping[str, tuple[str, str, Mapping[str, type]]]" = {
     "Volume.unset": ("volume", "unset", {"sr": str, "key": str, "k": str}),
     "Volume.set_name": ("volume", "set_name", {"sr": str, "key": str, "new_name": str}),
     "Volume.set_description": ("volume", "set_description", {"sr": str, "key": str, "new_description": str}),
+}
+
+DATAPATH: "Verbs" = {
+    "Plugin.Query": ("plugin", "query_datapath", {}),
+    "Datapath.attach": ("datapath", "attach", _DOMAIN),
+    "Datapath.activate": ("datapath", "activate", _DOMAIN),
+    "Datapath.activate_readonly": ("datapath", "activate_readonly", _DOMAIN),
+    "Datapath.deactivate": ("datapath", "deactivate", _DOMAIN),
+    "Datapath.detach": ("datapath", "detach", _DOMAIN),
 }

@@ -5,7 +5,6 @@ Arguments and results are those of the SMAPIv3 interface; sizes are bytes. A cra
 as it was or as it was asked for: what clients see of a change happens in one transaction.
 """
 
-import functools
 import time
 
 from zfsvol import blockdevice, family, lock, naming, properties, zfs
@@ -25,9 +24,7 @@ from zfsvol.naming import Root, require_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
-
-    _Answer = TypeVar("_Answer")
+    from typing import Callable
 
 # Sizes are multiples of 2 MiB: VHD export rounds to that, and backup tools read change bitmaps in such steps.
 GRANULE = 2 << 20
@@ -37,21 +34,6 @@ LARGEST = (1 << 63) - GRANULE
 # What a reverted disk does not keep: what is the snapshot's, or the datapath's; and its clone-on-boot temporary, which
 # is of its old content.
 _NOT_KEPT = ("volsize", "volmode")
-
-
-def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
-    """Makes a verb end what a killed Volume.revert left half done, where it meets that, and begin again."""
-
-    @functools.wraps(verb)
-    def carry_out(*arguments: "Any", **named: "Any") -> "_Answer":
-        try:
-            return verb(*arguments, **named)
-        except family.Interrupted as interrupted:
-            with lock.sr(interrupted.root.uuid, exclusive=True):
-                family.repair(interrupted.root)
-            return verb(*arguments, **named)
-
-    return carry_out
 
 
 def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: bool) -> "dict[str, object]":  # noqa: FBT001
@@ -106,7 +88,7 @@ def new_uuid() -> str:
         return file.read().strip()
 
 
-def _missing(root: Root, key: str) -> StorageError:
+def missing(root: Root, key: str) -> StorageError:
     """The error for a VDI that is not there: the SR itself may be what is missing, or a revert half done."""
     try:
         roots.read(root)
@@ -137,7 +119,7 @@ def record(root: Root, uuid: str, values: "dict[str, str]", *, taken: int) -> "d
     }
 
 
-@resuming
+@family.resuming
 def listed(root: Root) -> "list[dict[str, object]]":
     """The records of all VDIs of the SR: complete, or an error."""
     with lock.sr(root.uuid, exclusive=False):
@@ -153,7 +135,7 @@ def listed(root: Root) -> "list[dict[str, object]]":
     return [record(root, name, found[name], taken=charges[name]) for name in sorted(charges)]
 
 
-@resuming
+@family.resuming
 def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
     """The VDI's `volume` record. Raises VDIUnavailable, SRUnavailable.
 
@@ -170,9 +152,9 @@ def _read(root: Root, key: str, reader: "Callable[[str], dict[str, str]]" = zfs.
     try:
         values = reader(root.volume(key))
     except zfs.Missing:
-        raise _missing(root, key) from None
+        raise missing(root, key) from None
     if not family.is_vdi(key, values):
-        raise _missing(root, key)
+        raise missing(root, key)
     return values
 
 
@@ -194,7 +176,7 @@ def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
     return _derived(sr, key, is_snapshot=False)
 
 
-@resuming
+@family.resuming
 def _derived(sr: str, key: str, *, is_snapshot: bool) -> "dict[str, object]":
     root = roots.find(sr)
     require_uuid(key, "The VDI")
@@ -271,17 +253,19 @@ def _adopt_siblings(root: Root, keys: "dict[str, str]", uuid: str) -> None:
     zfs.set_on_vdis(siblings, properties.encode_key(naming.SNAPSHOT_OF, uuid))
 
 
-@resuming
+@family.resuming
 def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
     """Gives the VDI `key` the content and the size of `snapshot`; all else of it, and all other VDIs, stay.
 
     Raises VDIInUse while it is open, InvalidArgument (`snapshot` is none, `key` is one), NoSpace, VDIUnavailable. Once
     the VDI's old content is removed, a crash leaves the rest to the next verb that looks for the VDI, or SR.attach.
     """
+    from zfsvol import attachment
+
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     require_uuid(snapshot, "The snapshot")
-    with lock.sr(root.uuid, exclusive=True):
+    with lock.sr(root.uuid, exclusive=True), lock.vdi(key):
         source = _read(root, snapshot)
         values = _read(root, key, zfs.settings)
         if naming.VDI_SNAPSHOT not in source:
@@ -293,6 +277,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         temporary = properties.key_property(naming.TEMPORARY)
         for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == temporary]:
             del values[name]
+        lease = attachment.require_idle(root, key, "reverted")
         name = naming.revert_name(key)
         try:
             _make(root, snapshot, source, name, new_uuid(), values)
@@ -300,6 +285,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             zfs.remove(root.dataset, name, "discard")
             _make(root, snapshot, source, name, new_uuid(), values)
         try:
+            attachment.withdraw_node(lease)
             kept = _remove(root, key, "replace", "reverted")
         except StorageError:
             zfs.remove(root.dataset, name, "discard")
@@ -308,17 +294,22 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         zfs.rename(root.volume(name), root.volume(key))
 
 
-@resuming
+@family.resuming
 def destroy(dbg: str, sr: str, key: str) -> None:
     """Removes the VDI, and its clone-on-boot temporary. Idempotent.
 
     What only it took becomes free; what others were made from stays until the last of these is removed. Raises
     VDIInUse while it is open, ForeignSnapshots, SRUnavailable.
     """
+    from zfsvol import attachment
+
     root = roots.find(sr)
     require_uuid(key, "The VDI")
-    with lock.sr(root.uuid, exclusive=True):
+    with lock.sr(root.uuid, exclusive=True), lock.vdi(key):
+        lease = attachment.require_idle(root, key, "destroyed")
+        attachment.withdraw_node(lease)
         family.bury(root, _remove(root, key, "remove", "destroyed"))
+        lease.forget()
 
 
 def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
@@ -326,7 +317,7 @@ def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
     try:
         return zfs.remove(root.dataset, key, action)
     except zfs.Missing:
-        error = _missing(root, key)
+        error = missing(root, key)
         if isinstance(error, VDIUnavailable):
             return {}
         raise error from None
@@ -338,13 +329,18 @@ def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
         raise VDIInUse(f"The VDI {name} is in use by {users}, and was not {what}.") from None
 
 
-@resuming
+@family.resuming
 def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
-    """Grows the VDI to at least `new_size` bytes. Raises InvalidSize (also for shrinking), NoSpace, VDIUnavailable."""
+    """Grows the VDI to at least `new_size` bytes; who has its device node sees it grow.
+
+    Raises InvalidSize (also for shrinking), NoSpace, VDIUnavailable, VDIInUse: a tapdisk would never notice.
+    """
+    from zfsvol import attachment, lease
+
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     size = rounded(new_size)
-    with lock.sr(root.uuid, exclusive=False):
+    with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
         values = _read(root, key)
         if naming.VDI_SNAPSHOT in values:
             raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes; clone it and grow the clone.")
@@ -352,25 +348,26 @@ def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
         if size < current:
             raise InvalidSize(f"the VDI {key} has {current} bytes and cannot shrink to {size}.")
         if size > current:
+            attachment.require_idle(root, key, "resized", served_by=(lease.TAPDISK,))
             try:
                 zfs.set_properties(root.volume(key), {"volsize": str(size)})
             except NoSpace as error:
                 raise NoSpace(f"The VDI {key} cannot grow to {size} bytes: {error}") from None
 
 
-@resuming
+@family.resuming
 def set_name(dbg: str, sr: str, key: str, new_name: str) -> None:
     """Renames the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
     _set(sr, key, properties.encode(naming.VDI_NAME, new_name))
 
 
-@resuming
+@family.resuming
 def set_description(dbg: str, sr: str, key: str, new_description: str) -> None:
     """Describes the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
     _set(sr, key, properties.encode(naming.VDI_DESCRIPTION, new_description))
 
 
-@resuming
+@family.resuming
 def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
     """Stores the client's value `v` under its key `k`. Raises InvalidArgument (too long), VDIUnavailable."""
     _set(sr, key, properties.encode_key(k, v))
@@ -381,14 +378,14 @@ def _set(sr: str, key: str, values: "dict[str, str]") -> None:
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=False):
         if not zfs.set_on_vdis([root.volume(key)], values):
-            raise _missing(root, key)
+            raise missing(root, key)
 
 
-@resuming
+@family.resuming
 def unset(dbg: str, sr: str, key: str, k: str) -> None:
     """Forgets the client's key `k`; one that is not there is no error. Raises VDIUnavailable, SRUnavailable."""
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=False):
         if not zfs.unset_on_vdi(root.volume(key), properties.key_property(k)):
-            raise _missing(root, key)
+            raise missing(root, key)

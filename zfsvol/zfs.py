@@ -246,6 +246,12 @@ def volumes(root: str) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
     }
 
 
+def with_own_volmode(root: str) -> "list[str]":
+    """The zvols below `root` whose volmode is set on themselves. Raises Missing."""
+    argv = ["zfs", "get", "-H", "-o", "name", "-s", "local,received", "-t", "volume", "-r", "volmode", root]
+    return _run(root, argv, READ_LIMIT).splitlines()
+
+
 def tree(root: str) -> "dict[str, dict[str, str]]":
     """The `properties` of `root` and of all datasets and snapshots below it. Raises Missing."""
     argv = [*_PROPERTIES, "-t", "filesystem,volume,snapshot", "-r", "all", root]
@@ -475,6 +481,11 @@ def _program(root: str, *words: str) -> "list[str]":
 def set_properties(dataset: str, values: "dict[str, str]") -> None:
     """All of them in one transaction. Raises Missing, NoSpace."""
     _change(dataset, ["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset])
+
+
+def inherit(dataset: str, name: str) -> None:
+    """Lets the dataset have the property from its parent. Raises Missing."""
+    _change(dataset, ["zfs", "inherit", name, dataset])
 
 
 def set_on_vdis(datasets: "list[str]", values: "dict[str, str]") -> int:

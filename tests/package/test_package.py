@@ -190,6 +190,7 @@ class TestPackage:
 
     def test_requirements(self, build):
         assert build.requirements() >= {
+            "blktap",
             "python3 >= 3.6",
             "python3-xapi-storage",
             "xapi-storage-script",

@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from tests.client import CHECKOUT, PLUGIN
+from tests.client import CHECKOUT
 from zfsvol import configuration, naming
-from zfsvol.verbs import VERBS
 
 
 def document(name: str) -> str:
@@ -41,9 +40,3 @@ def test_modules() -> None:
 def test_links_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document(name)):
         assert (CHECKOUT / name).parent.joinpath(target).exists(), target
-
-
-def test_every_verb_has_its_link() -> None:
-    """A link advertises a feature: none without a verb, no verb without one."""
-    links = {path.name for path in PLUGIN.iterdir() if path.is_symlink()}
-    assert links == set(VERBS)

@@ -25,11 +25,13 @@ CODES = {
     errors.SRExists: "_42",  # SRExists
     errors.NoSpace: "_44",  # SRNoSpace
     errors.VDIUnavailable: "_46",  # VDIUnavailable
+    errors.NodeMissing: "_46",
     errors.SRUnavailable: "_47",  # SRUnavailable
     errors.InvalidSize: "_79",  # VDISize
     errors.DeviceMissing: "_90",  # DeviceMissing, in xcp-ng-tests
     errors.DeviceInvalid: "_91",  # DeviceInvalid, likewise
     # Those that no client has a code for.
+    errors.TapdiskFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
     family.Interrupted: "",

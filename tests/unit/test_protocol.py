@@ -13,7 +13,7 @@ import pytest
 from tests import client, contract
 from zfsvol import protocol
 from zfsvol.errors import InvalidArgument
-from zfsvol.verbs import VERBS
+from zfsvol.verbs import DATAPATH, VOLUME
 
 # An SR that no host has.
 SR = "sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
@@ -45,6 +45,9 @@ BAD: "dict[type, list[Any]]" = {
 SENTENCES = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object of texts"}
 
 
+VERBS = {**DATAPATH, **VOLUME}
+
+
 def arguments_of(verb):
     """The verb's arguments with their types."""
     return {"dbg": str, **VERBS[verb][2]}
@@ -57,7 +60,7 @@ def good_request(verb):
 
 def understood(verb, request):
     """What the verb's function would be called with."""
-    return protocol._arguments(verb, json.dumps(request).encode())
+    return protocol._arguments(client.verbs_beside(verb), verb, json.dumps(request).encode())
 
 
 def refused(call, *arguments, **keywords):
@@ -85,13 +88,16 @@ class TestTable:
     @pytest.mark.parametrize("verb", VERBS)
     def test_arguments_are_those_of_the_function(self, verb):
         # In this order, too: the command line passes them by position.
-        assert list(inspect.signature(protocol.implementation(verb)).parameters) == list(arguments_of(verb))
+        assert list(inspect.signature(protocol.implementation(client.verbs_beside(verb), verb)).parameters) == list(
+            arguments_of(verb)
+        )
 
     def test_one_executable_for_each_verb(self):
         # xapi takes every executable for a capability.
-        links = {path.name for path in client.PLUGIN.iterdir() if path.is_symlink()}
-        assert links == set(VERBS)
-        assert all(os.access(path, os.X_OK) for path in client.PLUGIN.iterdir())
+        for directory, verbs in ((client.PLUGIN, VOLUME), (client.DATAPATH, DATAPATH)):
+            links = {path.name for path in directory.iterdir() if path.is_symlink()}
+            assert links == set(verbs)
+            assert all(os.access(path, os.X_OK) for path in directory.iterdir())
 
 
 class TestArguments:
@@ -216,7 +222,7 @@ class TestWire:
         # Some versions of Python read whole numbers of any length, some do not.
         assert error.code == (INVALID_SIZE if size.isdigit() and error.code == INVALID_SIZE else INVALID_ARGUMENT)
 
-    @pytest.mark.parametrize("verb", [verb for verb in VERBS if "sr" in VERBS[verb][2]])
+    @pytest.mark.parametrize("verb", [verb for verb in VOLUME if "sr" in VOLUME[verb][2]])
     def test_sr_of_nobody(self, verb):
         # The key and the size are good, so that all of them get as far as the SR.
         request = {**good_request(verb), "key": KEY, "size": 1 << 30, "new_size": 1 << 30}
@@ -228,6 +234,24 @@ class TestWire:
             error = refused(client.call_badly, verb, **{**request, "sr": SR})
             assert error.code == SR_UNAVAILABLE
             assert f"The pool {SR} is not imported" in error.sentence
+
+    @pytest.mark.parametrize("verb", [verb for verb in DATAPATH if verb != "Plugin.Query"])
+    def test_disk_of_nobody(self, verb):
+        for uri in (
+            "",
+            "zvol://",
+            f"zvol://tank/{KEY}",
+            f"zvol://{SR}/",
+            f"zvol://{SR}/../{KEY}",
+            f"file://{SR}/{KEY}",
+        ):
+            error = refused(client.call_badly, verb, uri=uri, domain="7")
+            assert (error.code, error.sentence) == (INVALID_ARGUMENT, f"'{uri}' is no disk of this driver.")
+        request = {"uri": f"zvol://{SR}/{KEY}", "domain": "7"}
+        if verb in ("Datapath.deactivate", "Datapath.detach"):  # it is as detached as it can be
+            assert client.call_badly(verb, **request) is None
+        else:
+            assert refused(client.call_badly, verb, **request).code == SR_UNAVAILABLE
 
     def test_name_of_no_verb(self):
         done = subprocess.run(
@@ -274,12 +298,12 @@ class TestPipes:
         text = "\n".join(
             [
                 "import os, sys",
-                "from zfsvol import errors, plugin, protocol",
+                "from zfsvol import errors, plugin, protocol, verbs",
                 "def ls(dbg):",
                 *("    " + line for line in body),
                 "plugin.ls = ls",
                 "sys.argv = ['Plugin.ls', '--json']",
-                "protocol.main()",
+                "protocol.main(verbs.VOLUME)",
             ]
         )
         python = os.environ.get("ZFSVOL_PYTHON", sys.executable)

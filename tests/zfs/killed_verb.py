@@ -11,8 +11,9 @@ program of its own so that the driver needs no hook for tests.
 import os
 import signal
 import sys
+from typing import Any
 
-from zfsvol import command, protocol
+from zfsvol import command, protocol, verbs
 
 DELAY = 1.5
 SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
@@ -27,11 +28,11 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     class Child(command.Child):
-        def __init__(self, argv: "list[str]") -> None:
+        def __init__(self, argv: "list[str]", **how: Any) -> None:
             self.number = command.Count.started + 1
             die_at("before", self.number)
             runs_on = (moment, number) == ("during", self.number)
-            super().__init__([*SLOWLY, *argv] if runs_on else argv)
+            super().__init__([*SLOWLY, *argv] if runs_on else argv, **how)
             die_at("during", self.number)
 
         def finish(self, *arguments: object) -> str:
@@ -42,7 +43,7 @@ def main() -> None:
 
     command.Child = Child  # type: ignore[misc]
     sys.argv = [executable, "--json"]
-    protocol.main()
+    protocol.main(verbs.DATAPATH if "/Datapath." in executable else verbs.VOLUME)
 
 
 if __name__ == "__main__":

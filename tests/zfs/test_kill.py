@@ -25,7 +25,7 @@ from zfsvol import family
 from zfsvol.naming import Root
 
 # What verbs start, and what may change a pool after the verb is gone.
-COMMANDS = {"zfs", "zpool", "zdb"}
+COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
 
 KILLED_VERB = str(Path(__file__).with_name("killed_verb.py"))
 
@@ -37,7 +37,7 @@ def kill(verb: str, moment: str, number: int, arguments: "dict[str, Any]") -> bo
     """
     request = json.dumps({"dbg": "kill", **arguments}).encode()
     done = subprocess.run(
-        [sys.executable, KILLED_VERB, moment, str(number), str(client.PLUGIN / verb)],
+        [sys.executable, KILLED_VERB, moment, str(number), client.executable(verb)],
         input=request,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -49,8 +49,8 @@ def nodes_without_udev() -> "Iterator[None]":
     run("udevadm", "control", "--start-exec-queue")
 
 
-class Families(RuleBasedStateMachine):
-    """The driver and the model side by side."""
+class Volumes(RuleBasedStateMachine):
+    """The driver and the model side by side: what is common to machines, which have the rules."""
 
     sr = ""  # set by the test: one for all examples
 
@@ -59,7 +59,6 @@ class Families(RuleBasedStateMachine):
         self.model = Model()
         self.names: "Dict[str, str]" = {}
         self.made: "List[str]" = []
-        self.open: "Dict[str, Any]" = {}
 
     def any_vdi(self, which: int) -> str:
         """One of those there are, or the last that was destroyed."""
@@ -103,6 +102,25 @@ class Families(RuleBasedStateMachine):
             self.made.append(answer["key"])
         note(f"{self.name(answer['key']) + ' = ' if answer else ''}{verb}({shown})")
         self.model.carry_out(verb, answer, **arguments)
+
+    def teardown(self) -> None:
+        # The clone-on-boot keys lead from one to the next.
+        try:
+            for key in sorted(self.model.vdis):
+                call_inside("Volume.destroy", sr=self.sr, key=key)
+            left = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", self.sr).split()
+            assert left == [self.sr]
+        finally:
+            for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", self.sr).split()[1:]:
+                run("zfs", "destroy", "-R", name, check=False)
+
+
+class Families(Volumes):
+    """All that can be done with Volume verbs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: "Dict[str, Any]" = {}
 
     @precondition(lambda self: len(self.model.vdis) < MOST)
     @rule(text=ANY, size=strategies.integers(1, 3 * GRANULE), sharable=strategies.booleans())
@@ -231,15 +249,7 @@ class Families(RuleBasedStateMachine):
     def teardown(self) -> None:
         for manager in self.open.values():
             manager.__exit__(None, None, None)
-        # The clone-on-boot keys lead from one to the next.
-        try:
-            for key in sorted(self.model.vdis):
-                call_inside("Volume.destroy", sr=self.sr, key=key)
-            left = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", self.sr).split()
-            assert left == [self.sr]
-        finally:
-            for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", self.sr).split()[1:]:
-                run("zfs", "destroy", "-R", name, check=False)
+        super().teardown()
 
 
 class Killed(BaseException):
@@ -252,11 +262,11 @@ def dying(border: int, *, after: bool) -> "Iterator[None]":
     genuine, first = command.Child, command.Count.started
 
     class Child(genuine):  # type: ignore[misc, valid-type]
-        def __init__(self, argv: "List[str]") -> None:
+        def __init__(self, argv: "List[str]", **how: Any) -> None:
             self.number = command.Count.started - first + 1
             if not after and self.number == border:
                 raise Killed
-            super().__init__(argv)
+            super().__init__(argv, **how)
 
         def finish(self, *arguments: Any) -> str:
             try:

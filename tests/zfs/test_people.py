@@ -2,6 +2,7 @@
 """Verbs as commands for people, and what they leave in the log."""
 
 import json
+import os
 from pathlib import Path
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from tests import client
 from tests.client import call, new_uuid
 from tests.zfs.conftest import Bench, run
-from zfsvol.verbs import VERBS
+from zfsvol.verbs import DATAPATH, VOLUME
 
 STAND_IN = str(client.CHECKOUT / "tests" / "fakes" / "xapi_storage")
 
@@ -73,6 +74,14 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     snapshot = by_hand("Volume.snapshot", sr, key)["key"]
     clone = by_hand("Volume.clone", sr, snapshot)["key"]
     by_hand("Volume.revert", sr, snapshot, key)
+    uri, domain = volume["uri"][0], "0"  # as static-vdis calls dom0
+    (_, (kind, device)) = by_hand("Datapath.attach", uri, domain)["implementations"]
+    by_hand("Datapath.activate", uri, domain)
+    assert (kind, os.path.exists(device["path"])) == ("BlockDevice", True)
+    assert f"{sr}/{key}: dom0 (0) has node, rw" in by_hand("Plugin.diagnostics")
+    by_hand("Datapath.deactivate", uri, domain)
+    by_hand("Datapath.activate_readonly", uri, domain)
+    by_hand("Datapath.detach", uri, domain)
     for made in (snapshot, clone):
         by_hand("Volume.destroy", sr, made)
     by_hand("Volume.destroy", sr, key)
@@ -81,7 +90,7 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     assert found["sr"]["uuid"] == uuid
     assert by_hand("SR.attach", *words) == sr
     by_hand("SR.destroy", sr)
-    assert done == set(VERBS)
+    assert done == {*VOLUME, *DATAPATH}
 
 
 def test_refusal_is_a_sentence(sr: str) -> None:

@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Every verb of the volume plugin is a link to this file; the name it is called by says which."""
 
-from zfsvol.protocol import main
+from zfsvol import protocol, verbs
 
-main()
+protocol.main(verbs.VOLUME)

@@ -1,0 +1,7 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Every verb of the datapath plugin is a link to this file; the name it is called by says which."""
+
+from zfsvol import protocol, verbs
+
+protocol.main(verbs.DATAPATH)

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What follows from a VDI's record: its device node, its tapdisk and its links are there while somebody needs them.
+
+For the holder of the VDI's lock. Each step is in the record before it is done; whoever reads the record after a crash
+goes on from there.
+"""
+
+import os
+
+from zfsvol import lease as leases
+from zfsvol import lock, log, node, tapdisk, xen, zfs
+from zfsvol.errors import SRInUse, StorageError, VDIInUse
+from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
+from zfsvol.naming import Root
+
+# Where rrdp-iostat looks which VDI a tapdisk serves: the link must lead to the very path that the tapdisk has open.
+_BY_SR = "/dev/sm/phy"
+_NBD = os.path.join(tapdisk.CONTROL, "nbd")
+
+
+def _statistics_link(lease: Lease) -> str:
+    return os.path.join(_BY_SR, lease.root.uuid, lease.key)
+
+
+def nbd_socket(lease: Lease) -> str:
+    """The path of the NBD server's socket: a link, the same for every tapdisk that serves this VDI."""
+    return os.path.join(_NBD, lease.root.uuid, lease.key)
+
+
+def _output(lease: Lease) -> str:
+    return lease.path[: -len(".json")] + ".tap-ctl"
+
+
+# --- activate and deactivate
+
+
+def activate(lease: Lease, domain: str, mode: str) -> None:
+    """Gives the domain, which has attached the VDI, its lease, and starts what serves it.
+
+    Raises VDIInUse, TapdiskFailed, NodeMissing: then the domain has no lease.
+    """
+    settle(lease)
+    if lease.active.get(domain) == WRITE:
+        mode = WRITE
+    obstacles = lease.obstacles(domain, mode)
+    if _drop_dead_guests(lease, obstacles):
+        obstacles = lease.obstacles(domain, mode)
+    if obstacles:
+        raise VDIInUse(
+            f"The VDI {lease.key} is in use by {lease.holders(obstacles)}, and cannot be given to "
+            f"{leases.called(domain)}. {_advice(lease, obstacles)}"
+        )
+    before = lease.active.get(domain)
+    lease.active[domain] = mode
+    lease.save()
+    try:
+        if lease.attached[domain] == TAPDISK:
+            _serve(lease, mode)
+        _link(str(lease.node), _statistics_link(lease))
+    except Exception:
+        if before is None:
+            _undo(lease, domain)
+        raise
+
+
+def _undo(lease: Lease, domain: str) -> None:
+    try:
+        deactivate(lease, domain)
+    except StorageError as error:
+        # The record tells what there is: the next verb on this VDI goes on from there.
+        log.warning(f"{lease.zvol}: what was begun for {domain} is not undone: {error}")
+
+
+def ensure_node(lease: Lease) -> None:
+    """Makes the zvol's node appear. Raises zfs.Missing, NodeMissing."""
+    if lease.node is None or not node.is_of(lease.node, lease.zvol):
+        lease.node = node.show(lease.zvol)
+        lease.save()
+
+
+def _serve(lease: Lease, mode: str) -> None:
+    # A sharable VDI may get a writer beside its readers, and has one tapdisk for all of them.
+    readonly = lease.readonly or (mode == READ and not lease.sharable)
+    if lease.tapdisk is not None and lease.tapdisk["readonly"] and not readonly:
+        _stop(lease)
+    if lease.tapdisk is None:
+        path = str(lease.node)
+        # Open until the tapdisk has it open: meanwhile it cannot become the node of another zvol.
+        descriptor = node.opened(path, lease.zvol)
+        try:
+            lease.tapdisk = tapdisk.new(path, readonly=readonly)
+            lease.save()
+            tapdisk.start(lease.tapdisk, _output(lease), lease.save)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+    _link(tapdisk.socket(lease.tapdisk), nbd_socket(lease))
+
+
+def deactivate(lease: Lease, domain: str) -> None:
+    """Takes the domain's lease back, and stops what nobody needs any more. Idempotent.
+
+    Raises TapdiskFailed and CommandTimeout where the tapdisk cannot be stopped: then the lease stays.
+    """
+    if domain not in lease.active:
+        return
+    if lease.users(TAPDISK) == [domain]:
+        _stop(lease)
+    del lease.active[domain]
+    if not lease.active:
+        _unlink(_statistics_link(lease))
+    lease.save()
+
+
+def _stop(lease: Lease) -> None:
+    _unlink(nbd_socket(lease))
+    if lease.tapdisk is not None:
+        tapdisk.stop(lease.tapdisk, _output(lease))
+        lease.tapdisk = None
+        lease.save()
+
+
+def settle(lease: Lease) -> None:
+    """Drops the leases of those whose tapdisk is gone, and all that is left of it: nobody is served by it any more."""
+    if lease.tapdisk is not None and not tapdisk.is_serving(lease.tapdisk):
+        users = lease.users(TAPDISK)
+        log.warning(f"{lease.zvol}: its tapdisk is gone; leases that end with it: {', '.join(users) or 'none'}")
+        _stop(lease)
+        for domain in users:
+            deactivate(lease, domain)
+
+
+def _drop_dead_guests(lease: Lease, domains: "list[str]") -> bool:
+    """Takes the leases back of VMs that are gone; whether there were any.
+
+    The client swallows the errors of a deactivate, and does not repeat it.
+    """
+    dead = [domain for domain in domains if leases.is_guest(domain) and not xen.domain_exists(domain)]
+    for domain in dead:
+        log.warning(f"{lease.zvol}: {leases.called(domain)} is gone; its lease ends")
+        detach(lease, domain)
+    return bool(dead)
+
+
+def detach(lease: Lease, domain: str) -> None:
+    """Takes back all that the domain was given, but for the node. Idempotent. Raises as `deactivate`."""
+    deactivate(lease, domain)
+    if lease.attached.pop(domain, None) is not None:
+        lease.save()
+
+
+def forget_unused(lease: Lease) -> bool:
+    """Takes node and record away if nobody has the VDI attached; False where they stay, as something has the node open.
+
+    The node stays without a record where the pool does not answer: SR.attach finds it.
+    """
+    if not lease.attached:
+        if zfs.pool_state(lease.root.pool) in (None, "SUSPENDED"):
+            log.warning(f"{lease.zvol}: the pool does not answer; its device node stays until the SR is attached again")
+        elif not node.hide(lease.zvol, lease.node):
+            return False
+        lease.node = None
+        lease.forget()
+    return True
+
+
+def meant(lease: Lease, domain: str) -> "list[str]":
+    """The domains of the record that the client means: with "" it means a VM that is gone by now."""
+    if domain:
+        return [domain]
+    return [known for known in lease.attached if not known or (leases.is_guest(known) and not xen.domain_exists(known))]
+
+
+# --- for the verbs of volumes and SRs
+
+
+def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> Lease:
+    """The VDI's record, if nobody has activated it. Raises VDIInUse; `what` was to be done with the VDI.
+
+    `served_by`: who is in the way.
+    """
+    lease = leases.read(root, key)
+    settle(lease)
+    _drop_dead_guests(lease, list(lease.active))
+    if leases.exists(root, key):
+        forget_unused(lease)
+    users = [domain for how in served_by for domain in lease.users(how)]
+    if users:
+        raise VDIInUse(
+            f"The VDI {key} is in use by {lease.holders(users)}, and was not {what}. {_advice(lease, users)}"
+        )
+    return lease
+
+
+def withdraw_node(lease: Lease) -> None:
+    """Takes the node of an idle VDI away before its zvol goes; who has it attached gets a new one at activation."""
+    if lease.node is not None:
+        node.hide(lease.zvol, lease.node)
+        lease.node = None
+        lease.save()
+
+
+def _advice(lease: Lease, users: "list[str]") -> str:
+    return (
+        "Shut down the VM, unplug the disk, or wait for what dom0 does with it. If that user is gone for good: "
+        f"'Datapath.detach me {lease.root.uri(lease.key)} {min(users)}' takes the disk from it."
+    )
+
+
+def release(root: Root) -> None:
+    """Takes the nodes of all VDIs of the SR away. Raises SRInUse where one is activated, or open.
+
+    For the holder of the SR's exclusive lock: nobody attaches or activates meanwhile.
+    """
+    for key in leases.all_of(root):
+        with lock.vdi(key):
+            try:
+                require_idle(root, key, "released")
+            except VDIInUse as error:
+                raise SRInUse(f"The SR {root.uuid} is in use. {error}") from None
+    for key in leases.all_of(root):
+        with lock.vdi(key):
+            lease = leases.read(root, key)
+            lease.attached.clear()
+            if not forget_unused(lease):
+                raise SRInUse(
+                    f"The SR {root.uuid} is in use: something has {lease.node} open, the device of the VDI {key}. "
+                    f"'fuser -v {lease.node}' tells what."
+                )
+    # Not before: another VDI's link or record may be about to be made in them.
+    for directory in (leases.directory(root), os.path.join(_BY_SR, root.uuid), os.path.join(_NBD, root.uuid)):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            pass  # it is not there, or somebody else's are in it
+
+
+def recover(root: Root, *, imported_now: bool) -> None:
+    """Drops what is dead: records, tapdisks' remains, nodes that nobody has attached.
+
+    `imported_now`: nothing of before can be alive. For the holder of the SR's exclusive lock. What cannot be dropped
+    now is told of in the log.
+    """
+    for key in leases.all_of(root):
+        with lock.vdi(key):
+            try:
+                _recover_one(root, key, imported_now=imported_now)
+            except StorageError as error:
+                log.warning(f"{root.volume(key)}: {error}")
+    for zvol in zfs.with_own_volmode(root.dataset):
+        if not leases.exists(root, zvol.rpartition("/")[2]):
+            log.warning(f"{zvol}: its device node is there and nobody has attached it")
+            node.wait(zvol)
+            node.hide(zvol, None)
+
+
+def _recover_one(root: Root, key: str, *, imported_now: bool) -> None:
+    lease = leases.read(root, key)
+    if imported_now:
+        for domain in list(lease.attached):
+            detach(lease, domain)
+    else:
+        settle(lease)
+        for domain in meant(lease, ""):
+            detach(lease, domain)
+    forget_unused(lease)
+
+
+# --- links
+
+
+def _link(target: str, path: str) -> None:
+    try:
+        if os.readlink(path) == target:
+            return
+    except OSError:
+        pass
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = path + ".new"
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    os.symlink(target, temporary)
+    os.rename(temporary, path)
+
+
+def _unlink(path: str) -> None:
+    for name in (path, path + ".new"):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
