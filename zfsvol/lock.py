@@ -21,6 +21,7 @@ POOLS_LIMIT = 1800
 SR_LIMIT = 120
 VDI_LIMIT = 240  # stopping what serves a disk may take half of it
 _POLL = 0.01
+_POLL_MOST = 0.1  # of who has waited for long: a hundred that wait must not keep a processor busy
 
 _POOLS = "pools"
 
@@ -56,6 +57,7 @@ class _Lock:
 
     def _acquire(self, name: str, mode: int, deadline: float) -> int:
         descriptor = os.open(os.path.join(DIRECTORY, name), os.O_RDWR | os.O_CREAT, 0o600)
+        pause = _POLL
         while True:
             try:
                 fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
@@ -67,7 +69,8 @@ class _Lock:
                         f"Another operation on {self.name} has not ended for {self.limit:.0f} seconds. See which in "
                         f"/var/log/SMlog and with 'fuser -v {os.path.join(DIRECTORY, name)}', and try again."
                     ) from None
-            time.sleep(_POLL)
+            time.sleep(pause)
+            pause = min(1.2 * pause, _POLL_MOST)
 
 
 def pools() -> _Lock:
@@ -98,7 +101,10 @@ class _VDILock(_Lock):
         held.append(self.descriptor)
 
     def __exit__(self, *_exception: object) -> None:
-        os.unlink(os.path.join(DIRECTORY, self.name))
+        try:
+            os.unlink(os.path.join(DIRECTORY, self.name))
+        except FileNotFoundError:
+            pass
         super().__exit__()
 
 
