@@ -9,7 +9,7 @@ import os
 
 from zfsvol import lease as leases
 from zfsvol import lock, log, node, tapdisk, xen, zfs
-from zfsvol.errors import SRInUse, StorageError, VDIInUse
+from zfsvol.errors import NodeMissing, SRInUse, StorageError, VDIInUse
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
 
@@ -37,8 +37,14 @@ def _output(lease: Lease) -> str:
 def activate(lease: Lease, domain: str, mode: str) -> None:
     """Gives the domain, which has attached the VDI, its lease, and starts what serves it.
 
-    Raises VDIInUse, TapdiskFailed, NodeMissing: then the domain has no lease.
+    Raises VDIInUse, TapdiskFailed, NodeMissing: then the domain has the lease that it had before, if any.
     """
+    if lease.way(domain) == NODE and lease.attached[domain] != lease.node:
+        # By now, the one that it knows may be that of another disk.
+        raise NodeMissing(
+            f"The device of the VDI {lease.key} is {lease.node} now, and no longer {lease.attached[domain]}, which "
+            f"{leases.called(domain)} was given: detach it and attach it again."
+        )
     settle(lease)
     if lease.active.get(domain) == WRITE:
         mode = WRITE
@@ -54,12 +60,16 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
     lease.active[domain] = mode
     lease.save()
     try:
-        if lease.attached[domain] == TAPDISK:
+        if lease.way(domain) == TAPDISK:
             _serve(lease, mode)
         _link(str(lease.node), _statistics_link(lease))
     except Exception:
         if before is None:
             _undo(lease, domain)
+        else:
+            # What was begun is found by the next verb.
+            lease.active[domain] = before
+            lease.save()
         raise
 
 
@@ -184,7 +194,7 @@ def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]
     _drop_dead_guests(lease, list(lease.active))
     if leases.exists(root, key):
         forget_unused(lease)
-    users = [domain for how in served_by for domain in lease.users(how)]
+    users = [domain for way in served_by for domain in lease.users(way)]
     if users:
         raise VDIInUse(
             f"The VDI {key} is in use by {lease.holders(users)}, and was not {what}. {_advice(lease, users)}"
@@ -193,7 +203,7 @@ def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]
 
 
 def withdraw_node(lease: Lease) -> None:
-    """Takes the node of an idle VDI away before its zvol goes; who has it attached gets a new one at activation."""
+    """Takes the node of an idle VDI away, whose zvol is removed: in the graveyard, it has none."""
     if lease.node is not None:
         node.hide(lease.zvol, lease.node)
         lease.node = None

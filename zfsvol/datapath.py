@@ -5,7 +5,7 @@ Arguments and results are those of the SMAPIv3 interface; `domain` is who asks, 
 and undoes or does what concerns its domain alone. A crash leaves a record from which the next verb goes on.
 """
 
-import base64
+import binascii
 
 from zfsvol import attachment, family, lock, naming, properties, zfs
 from zfsvol import lease as leases
@@ -13,6 +13,8 @@ from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
 
 BLKBACK = "blkback"
+
+_UNTOLD = ""  # in the place of the node that the domain was given
 
 # xenopsd's names for the backends of a VM's disk.
 _KIND_OF_TAPBACK = "vbd3"
@@ -30,7 +32,7 @@ def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
     root, key = naming.parse_uri(uri)
     zfs.require_pool(root.pool)
     with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
-        lease = _attached(root, key, domain)
+        lease = _attached(root, key, domain, tell=True)
         return {"implementations": _implementations(lease, domain)}
 
 
@@ -52,7 +54,7 @@ def _activate(uri: str, domain: str, mode: str) -> None:
     root, key = naming.parse_uri(uri)
     zfs.require_pool(root.pool)
     with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
-        lease = _attached(root, key, domain)
+        lease = _attached(root, key, domain, tell=False)
         attachment.activate(lease, domain, READ if lease.readonly else mode)
 
 
@@ -84,14 +86,14 @@ def detach(dbg: str, uri: str, domain: str) -> None:
         attachment.forget_unused(lease)
 
 
-def _attached(root: Root, key: str, domain: str) -> Lease:
-    """The VDI's record, with the domain in it, its node being there."""
+def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
+    """The VDI's record, with the domain in it, its node being there. `tell`: the domain is about to be told which."""
     lease = leases.read(root, key)
     if domain not in lease.attached:
         if not lease.attached:
             _look(lease)
         by_node = leases.is_dom0(domain) or (leases.is_guest(domain) and lease.datapath == BLKBACK)
-        lease.attached[domain] = NODE if by_node else TAPDISK
+        lease.attached[domain] = _UNTOLD if by_node else TAPDISK
         lease.save()
     try:
         attachment.ensure_node(lease)
@@ -100,6 +102,9 @@ def _attached(root: Root, key: str, domain: str) -> Lease:
 
         lease.forget()
         raise volume.missing(root, key) from None
+    if lease.way(domain) == NODE and (tell or lease.attached[domain] == _UNTOLD):
+        lease.attached[domain] = str(lease.node)
+        lease.save()
     return lease
 
 
@@ -124,7 +129,7 @@ def _implementations(lease: Lease, domain: str) -> "list[list[object]]":
         "scsi/0x12/0x80": _base64(_serial_number_page(lease.key)),
         "scsi/0x12/0x83": _base64(_identification_page(lease.key)),
     }
-    if lease.attached[domain] == NODE:
+    if lease.way(domain) == NODE:
         disk = {"params": lease.node, "extra": extra, "backend_type": _KIND_OF_BLKBACK}
         return [["XenDisk", disk], ["BlockDevice", {"path": lease.node}]]
     uri = f"nbd:unix:{attachment.nbd_socket(lease)}:exportname={lease.key}"
@@ -148,4 +153,4 @@ def _identification_page(uuid: str) -> bytes:
 
 
 def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")

@@ -39,7 +39,7 @@ class Lease:
         self.sharable: bool = record.get("sharable", False)
         self.datapath: str = record.get("datapath", TAPDISK)
         self.node: "str | None" = record.get("node")
-        self.attached: "dict[str, str]" = record.get("attached", {})  # domain: NODE or TAPDISK
+        self.attached: "dict[str, str]" = record.get("attached", {})  # domain: TAPDISK, or the node that it was given
         self.active: "dict[str, str]" = record.get("active", {})  # domain: READ or WRITE; all are attached
         self.tapdisk: "dict[str, Any] | None" = record.get("tapdisk")  # see tapdisk
 
@@ -70,9 +70,13 @@ class Lease:
             except FileNotFoundError:
                 pass
 
-    def users(self, how: str) -> "list[str]":
+    def way(self, domain: str) -> str:
+        """How a domain that has attached the VDI is given it: NODE or TAPDISK."""
+        return TAPDISK if self.attached[domain] == TAPDISK else NODE
+
+    def users(self, way: str) -> "list[str]":
         """The domains that have activated the VDI and are given it in this way."""
-        return [domain for domain in self.active if self.attached[domain] == how]
+        return [domain for domain in self.active if self.way(domain) == way]
 
     def obstacles(self, domain: str, mode: str) -> "list[str]":
         """The domains whose leases forbid one for this domain."""
@@ -83,8 +87,8 @@ class Lease:
     def summary(self) -> str:
         """All of it, for a bug report."""
         words = [
-            f"{called(domain)} has {how}, {self.active.get(domain, 'not active')}"
-            for domain, how in sorted(self.attached.items())
+            f"{called(domain)} has {given}, {self.active.get(domain, 'not active')}"
+            for domain, given in sorted(self.attached.items())
         ]
         if self.tapdisk is not None:
             words.append("tapdisk {} at minor {}".format(self.tapdisk.get("pid"), self.tapdisk.get("minor")))

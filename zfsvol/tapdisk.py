@@ -15,7 +15,6 @@ never used for a second image. Facts: blktap 3.55 and 4.0, measured; error codes
 import errno
 import os
 import re
-import signal
 import time
 
 from zfsvol import command, log
@@ -184,6 +183,8 @@ def _detach(state: "State") -> None:
 
 def _kill(state: "State") -> None:
     """Ends a process that has no image and stays. Raises TapdiskFailed where it has: it may be about to write."""
+    import signal
+
     if _has_open(state["pid"], state["device"]):
         raise TapdiskFailed("The tapdisk {} does not let go of {}.".format(state["pid"], state["device"]))
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -198,6 +199,8 @@ def _kill(state: "State") -> None:
 
 def _kill_unattached(state: "State") -> None:
     """Ends what a killed verb had begun to start. It has no minor: one is attached once the pid is in the record."""
+    import signal
+
     end = time.monotonic() + _KILL_LIMIT
     killed: "set[int]" = set()
     while True:
@@ -346,10 +349,10 @@ def _run(words: "list[str]", **how: "Any") -> str:
     return said
 
 
-def _try(words: "list[str]", *, limit: int = _LIMIT, **how: "Any") -> "tuple[int, str]":
+def _try(words: "list[str]", *, limit: int = 0, **how: "Any") -> "tuple[int, str]":
     """The status of tap-ctl, and what it says. Raises CommandTimeout."""
     try:
-        return 0, command.Child(["tap-ctl", *words], **how).finish(limit).strip()
+        return 0, command.Child(["tap-ctl", *words], **how).finish(limit or _LIMIT).strip()
     except CommandFailed as error:
         if error.status == 127:
             raise TapdiskFailed(f"tap-ctl, of the package blktap, cannot be run: {error.stderr}.") from None

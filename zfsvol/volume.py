@@ -285,11 +285,11 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             zfs.remove(root.dataset, name, "discard")
             _make(root, snapshot, source, name, new_uuid(), values)
         try:
-            attachment.withdraw_node(lease)
             kept = _remove(root, key, "replace", "reverted")
         except StorageError:
             zfs.remove(root.dataset, name, "discard")
             raise
+        attachment.withdraw_node(lease)
         family.bury(root, kept)
         zfs.rename(root.volume(name), root.volume(key))
 
@@ -307,13 +307,44 @@ def destroy(dbg: str, sr: str, key: str) -> None:
     require_uuid(key, "The VDI")
     with lock.sr(root.uuid, exclusive=True), lock.vdi(key):
         lease = attachment.require_idle(root, key, "destroyed")
+        kept = _remove(root, key, "remove", "destroyed")
         attachment.withdraw_node(lease)
-        family.bury(root, _remove(root, key, "remove", "destroyed"))
+        family.bury(root, kept)
         lease.forget()
 
 
 def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
-    """What zfs.remove answers; `what` was to be done with the VDI, for the sentence that says it was not."""
+    """What zfs.remove answers; `what` was to be done with the VDI, for the sentence that says it was not.
+
+    Its clone-on-boot temporary goes with it: nobody may have activated that, either.
+    """
+    temporary = _attached_temporary(root, key)
+    if temporary is None:
+        return _removed(root, key, action, what)
+    from zfsvol import attachment
+
+    with lock.vdi(temporary):
+        lease = attachment.require_idle(root, temporary, what)
+        kept = _removed(root, key, action, what)
+        attachment.withdraw_node(lease)
+        lease.forget()
+    return kept
+
+
+def _attached_temporary(root: Root, key: str) -> "str | None":
+    """The clone-on-boot temporary of the VDI, if somebody has it attached."""
+    from zfsvol import lease as leases
+
+    if not any(other != key for other in leases.all_of(root)):
+        return None  # without a look at the keys
+    try:
+        temporary = properties.decode_keys(zfs.settings(root.volume(key))).get(naming.TEMPORARY, key)
+    except zfs.Missing:
+        return None
+    return temporary if naming.is_uuid(temporary) and temporary != key and leases.exists(root, temporary) else None
+
+
+def _removed(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
     try:
         return zfs.remove(root.dataset, key, action)
     except zfs.Missing:

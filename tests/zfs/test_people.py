@@ -78,7 +78,7 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     (_, (kind, device)) = by_hand("Datapath.attach", uri, domain)["implementations"]
     by_hand("Datapath.activate", uri, domain)
     assert (kind, os.path.exists(device["path"])) == ("BlockDevice", True)
-    assert f"{sr}/{key}: dom0 (0) has node, rw" in by_hand("Plugin.diagnostics")
+    assert f"{sr}/{key}: dom0 (0) has {device['path']}, rw" in by_hand("Plugin.diagnostics")
     by_hand("Datapath.deactivate", uri, domain)
     by_hand("Datapath.activate_readonly", uri, domain)
     by_hand("Datapath.detach", uri, domain)
