@@ -5,6 +5,7 @@ After boot and SR.attach all that had returned is there, what had not returned h
 else is there.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 import copy
 import json
@@ -18,9 +19,11 @@ import pytest
 from tests.client import new_uuid
 from tests.lab.guest import Guest
 from tests.lab.workload import BLOCK
-from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
+from tests.model import GRANULE, Model, Refused, checksum, noise, observed, without_lost
+from zfsvol.naming import Root
 
 ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "4"))
+DATAPATH_ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
 
 Call = tuple[str, dict[str, Any]]
@@ -43,6 +46,49 @@ from tests import zvol
 from tests.lab.workload import BLOCK
 from tests.model import noise
 zvol.write(sys.argv[1], int(sys.argv[2]), noise(int(sys.argv[3]), BLOCK))
+"""
+
+# In the guest: a VM's write to each of the disks, flushed where that is possible. Nothing is closed, as ZFS writes at
+# the last close of a zvol.
+_WRITE_AS_VM = """
+import os, sys, time
+from tests import blktap
+from tests.client import call_inside
+from tests.lab.workload import BLOCK
+from tests.model import noise
+blktap.install()
+given = []
+for uri in sys.argv[1:]:
+    given.append(dict(call_inside("Datapath.attach", uri=uri, domain="7")["implementations"]))
+    call_inside("Datapath.activate", uri=uri, domain="7")
+os.system("zpool sync")
+for ways in given:
+    if "Nbd" in ways:
+        with blktap.connect(ways["Nbd"]["uri"]) as client:
+            client.write(0, noise(1, BLOCK))
+    else:
+        descriptor = os.open(ways["BlockDevice"]["path"], os.O_RDWR)
+        os.pwrite(descriptor, noise(1, BLOCK), 0)
+        os.fsync(descriptor)
+print("written", flush=True)
+time.sleep(600)
+"""
+
+# In the guest: what is left of VDIs that were attached.
+_LEFT = """
+import sys
+from tests import attached, blktap
+print(attached.left(sys.argv[1]) + blktap.leftovers())
+"""
+
+# In the guest: the checksums of all VDIs, which nobody has attached.
+_CHECKSUMS = """
+import json, sys
+from tests import attached
+from tests.client import call_inside
+sr = sys.argv[1]
+found = attached.checksums({f"{sr}/{record['key']}": record["virtual_size"] for record in call_inside("SR.ls", sr=sr)})
+print(json.dumps({zvol[len(sr) + 1 :]: content for zvol, content in found.items()}))
 """
 
 
@@ -78,18 +124,25 @@ def apply(model: Model, verb: str, arguments: "dict[str, Any]", answer: Any) -> 
     return ""
 
 
-def run_until_cut(guest: Guest, sr: str, model: Model, seed: int, seconds: float) -> "tuple[int, Call | None]":
-    """Random verbs until the power goes; those that returned are in the model: how many, and the one that did not."""
-    workload = guest.begin("/usr/bin/python3", "-m", "tests.lab.workload", sr, str(seed))
+def told_until_cut(guest: Guest, seconds: float, *argv: str) -> "Iterator[list[Any]]":
+    """What a workload tells until the power goes."""
+    workload = guest.begin("/usr/bin/python3", "-m", *argv)
     assert workload.stdout is not None
     cut = threading.Timer(seconds, guest.crash)
     cut.start()
-    returned = 0
-    begun: "Call | None" = None
     for line in workload.stdout:
         if not line.endswith("\n"):
             break
-        word, *rest = json.loads(line)
+        yield json.loads(line)
+    cut.join()
+    workload.wait()
+
+
+def run_until_cut(guest: Guest, sr: str, model: Model, seed: int, seconds: float) -> "tuple[int, Call | None]":
+    """Random verbs until the power goes; those that returned are in the model: how many, and the one that did not."""
+    returned = 0
+    begun: "Call | None" = None
+    for word, *rest in told_until_cut(guest, seconds, "tests.lab.workload", sr, str(seed)):
         if word == "begin":
             begun = (rest[0], rest[1])
         else:
@@ -97,8 +150,6 @@ def run_until_cut(guest: Guest, sr: str, model: Model, seed: int, seconds: float
             assert apply(model, *begun, rest[0]) == rest[1], begun
             begun = None
             returned += 1
-    cut.join()
-    workload.wait()
     return returned, begun
 
 
@@ -173,6 +224,144 @@ def test_what_a_vm_had_flushed_is_in_a_snapshot(guest: Guest) -> None:
     found = look(guest, sr)
     assert found[key]["content"] == expected.summary()[key]["content"]
     assert found[snapshot]["content"] == found[key]["content"]
+
+
+def test_what_a_guest_can_rely_on(guest: Guest) -> None:
+    """The table in docs/administration.md: the power goes right after a guest was told that its write is done."""
+    configuration, sr = create(guest)
+    # tapdisk's is the last: the first flush of a zvol has ZFS write all there is.
+    ways = {"blkback, flushed": "zfsvol:sr-datapath=blkback", "tapdisk, sync=always": "sync=always", "tapdisk": ""}
+    keys = {}
+    for name, setting in ways.items():
+        made = guest.call("Volume.create", sr=sr, name=name, description="", size=GRANULE, sharable=False)
+        keys[name] = made["key"]
+        if setting:
+            guest.run("zfs", "set", setting, f"{sr}/{made['key']}")
+    writing = guest.begin("/usr/bin/python3", "-c", _WRITE_AS_VM, *(Root(sr).uri(key) for key in keys.values()))
+    assert writing.stdout is not None
+    assert writing.stdout.readline() == "written\n"
+    guest.crash()
+    writing.wait()
+    boot(guest, configuration)
+    found = json.loads(guest.run("/usr/bin/python3", "-c", _CHECKSUMS, sr))
+    written = checksum(noise(1, BLOCK) + bytes(GRANULE - BLOCK))
+    survived = {name: found[key] == written for name, key in keys.items()}
+    print(survived)
+    assert survived["tapdisk, sync=always"]
+    assert survived["blkback, flushed"]
+    # tapdisk's is there if ZFS has written a transaction group meanwhile.
+    assert survived["tapdisk"] or found[keys["tapdisk"]] == checksum(bytes(GRANULE))
+
+
+class Disk:
+    """What a disk may hold after a power cut: all writes up to one of those that nothing has made sure of yet."""
+
+    def __init__(self) -> None:
+        self.sure = bytes(GRANULE)
+        self.writes: "list[tuple[int, int]]" = []  # offset and seed
+
+    def make_sure(self) -> None:
+        """Whatever was written is there from now on."""
+        *_, self.sure = self.possible()
+        self.writes.clear()
+
+    def possible(self) -> "Iterator[bytes]":
+        """What it may hold; the last one is all that was written."""
+        content = self.sure
+        yield content
+        for offset, seed in self.writes:
+            content = content[:offset] + noise(seed, BLOCK) + content[offset + BLOCK :]
+            yield content
+
+    def find(self, found: str) -> bool:
+        """Whether it may hold what is found; then that is sure."""
+        for number, content in enumerate(self.possible()):
+            if checksum(content) == found:
+                print(f"{len(self.writes) - number} of {len(self.writes)} writes that nobody had flushed are lost")
+                self.sure = content
+                self.writes.clear()
+                return True
+        return False
+
+
+class Attached:
+    """The VDIs of an SR that domains write to."""
+
+    def __init__(self, keys: "list[str]") -> None:
+        self.disks = {key: Disk() for key in keys}
+        self.snapshots: "dict[str, str]" = {}  # checksums
+        self.begun: "Call | None" = None
+
+    def begin(self, verb: str, arguments: "dict[str, Any]") -> None:
+        """From now on it may have happened."""
+        self.begun = (verb, arguments)
+        if verb == "write":
+            self.disks[arguments["key"]].writes.append((arguments["offset"], arguments["seed"]))
+
+    def end(self, answer: Any) -> None:
+        """It has happened."""
+        assert self.begun is not None
+        verb, arguments = self.begun
+        key = arguments["key"]
+        self.begun = None
+        if verb == "Volume.destroy":
+            del self.snapshots[key]
+        elif verb in ("Datapath.deactivate", "Datapath.detach", "Volume.snapshot") or arguments.get("flushes"):
+            self.disks[key].make_sure()
+        if verb == "Volume.snapshot":
+            self.snapshots[answer["key"]] = checksum(self.disks[key].sure)
+
+    def compare(self, found: "dict[str, str]") -> None:
+        """With the checksums of what there is after a power cut."""
+        verb, arguments = self.begun or ("", {})
+        new = found.keys() - self.disks.keys() - self.snapshots.keys()
+        if verb == "Volume.snapshot" and new:
+            self.begin(verb, arguments)
+            self.end({"key": new.pop()})
+        if verb == "Volume.destroy" and arguments["key"] not in found:
+            self.end(None)
+        self.begun = None
+        assert found.keys() == self.disks.keys() | self.snapshots.keys()
+        for key, content in self.snapshots.items():
+            assert found[key] == content, key
+        for key, disk in self.disks.items():
+            assert disk.find(found[key]), key
+
+
+def test_while_disks_are_attached(guest: Guest) -> None:
+    """Cuts while disks are written to through tapdisk and through their nodes, snapshotted and detached.
+
+    What was flushed, was there at a snapshot or at a detach, is there; of what came after, the newest may be missing.
+    Nothing else tells that a disk was attached, and it can be attached anew.
+    """
+    print(f"ZFSVOL_SEED={SEED}")
+    chance = random.Random(SEED)
+    configuration, sr = create(guest)
+    disk = {"sr": sr, "name": "disk", "description": "", "size": GRANULE, "sharable": False}
+    pairs = {str(guest.call("Volume.create", **disk)["key"]): domain for domain in ("7", "8", "u0_a", "MIRabc")}
+    argv = ["tests.lab.datapath_workload", sr]
+    attached = Attached(list(pairs))
+    for _ in range(DATAPATH_ROUNDS):
+        told: "Counter[str]" = Counter()
+        words = [*argv, str(chance.randrange(1 << 32)), *(f"{key}={domain}" for key, domain in pairs.items())]
+        for word, *rest in told_until_cut(guest, 9 + 6 * chance.random(), *words):
+            if word == "begin":
+                attached.begin(*rest)
+            else:
+                told[attached.begun[0] if attached.begun else ""] += 1
+                attached.end(*rest)
+        print(dict(told))
+        assert told["Datapath.activate"] >= len(pairs)
+        assert told["write"] > 20
+        assert boot(guest, configuration) == sr
+        assert guest.run("/usr/bin/python3", "-c", _LEFT, sr) == "[]\n"
+        guest.run("/usr/bin/python3", "-m", "zfsvol", "check", sr)
+        attached.compare(json.loads(guest.run("/usr/bin/python3", "-c", _CHECKSUMS, sr)))
+    guest.run("/usr/bin/python3", "-c", "from tests import blktap; blktap.install()")
+    for verb in ("attach", "activate", "deactivate", "detach"):
+        for key, domain in pairs.items():
+            guest.call(f"Datapath.{verb}", uri=Root(sr).uri(key), domain=domain)
+    assert guest.run("/usr/bin/python3", "-c", _LEFT, sr) == "[]\n"
 
 
 def test_while_srs_are_made_attached_and_destroyed(guest: Guest) -> None:

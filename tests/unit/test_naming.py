@@ -76,6 +76,31 @@ class TestRoot:
         assert root.volume(VDI) == f"tank/{OWN}/{VDI}"
         assert root.uri(VDI) == f"zvol://tank/{OWN}/{VDI}"
 
+    @pytest.mark.parametrize("dataset", ["", "tank/", "my pool/a b/", "tank/a.b:c-d_e/"])
+    def test_uri_and_back(self, dataset):
+        root, key = naming.parse_uri(naming.Root(dataset + OWN).uri(VDI))
+        assert (root.dataset, root.uuid, key) == (dataset + OWN, OWN[3:], VDI)
+
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "",
+            "zvol://",
+            f"zvol://{VDI}",
+            f"zvol://tank/{VDI}",
+            f"zvol://{OWN}/",
+            f"zvol://{OWN}/{VDI}/",
+            f"file://{OWN}/{VDI}",
+            f"zvol://../{OWN}/{VDI}",
+            f"zvol://tank@a/{OWN}/{VDI}",
+            f"zvol://{OWN}/.gone/{VDI}",
+            f"zvol://{OWN}/{VDI} ",
+        ],
+    )
+    def test_uri_of_no_disk(self, uri):
+        with pytest.raises(InvalidArgument):
+            naming.parse_uri(uri)
+
     def test_uri_has_no_spaces(self):
         uri = naming.Root("my pool/a b/" + OWN).uri(VDI)
         assert uri == f"zvol://my%20pool/a%20b/{OWN}/{VDI}"

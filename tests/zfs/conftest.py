@@ -179,6 +179,34 @@ def sr(bench: Bench) -> str:
     return bench.sr()
 
 
+@pytest.fixture(scope="module")
+def shared_sr(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[str]":
+    """One for all tests of a module that need nothing special."""
+    made = Bench(tmp_path_factory.mktemp("sr"))
+    yield made.sr()
+    made.close()
+
+
+@pytest.fixture
+def disk(shared_sr: str) -> "Any":
+    """A VDI in it, as a tests.zfs.disk.Disk."""
+    from tests.zfs.disk import new_disk
+
+    return new_disk(shared_sr)
+
+
+@pytest.fixture
+def nothing_left() -> "Iterator[None]":
+    """The test may leave no process, socket, node, link or record."""
+    from tests.zfs.disk import clear, left
+
+    yield
+    try:
+        assert left() == []
+    finally:
+        clear()
+
+
 @pytest.fixture
 def new_volume(sr: str) -> "Callable[..., dict[str, Any]]":
     """Makes volumes in `sr`."""

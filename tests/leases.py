@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the Datapath verbs should do: who has a VDI attached and activated, and what is there for them. Pure.
+
+Many readers or one writer, each by its domain; a sharable VDI: many of both; a snapshot is for readers always.
+"""
+
+from typing import Any, Dict, List, Optional, Set
+
+from tests.model import IN_USE, MISSING, Model, Refused
+
+READ, WRITE = "ro", "rw"
+NODE, TAPDISK = "node", "tapdisk"
+
+
+def way(domain: str) -> str:
+    """What a domain is given: dom0 the zvol's node, a VM and a storage migration a tapdisk."""
+    return NODE if domain.startswith("u0_") else TAPDISK
+
+
+class Attachment:
+    """One VDI's users."""
+
+    def __init__(self) -> None:
+        self.attached: Set[str] = set()
+        self.active: Dict[str, str] = {}  # domain: READ or WRITE
+        self.has_node = False
+        self.tapdisk: Optional[str] = None  # how it has the zvol open
+        self.is_dead = False  # that tapdisk
+
+    def users(self, how: str) -> "List[str]":
+        """Who has activated it and is given it in this way."""
+        return [domain for domain in self.active if way(domain) == how]
+
+    def settle(self) -> None:
+        """Whom a dead tapdisk has served is served no more."""
+        if self.is_dead:
+            for domain in self.users(TAPDISK):
+                self.deactivate(domain)
+
+    def deactivate(self, domain: str) -> None:
+        if self.active.pop(domain, None) is not None and not self.users(TAPDISK):
+            self.tapdisk, self.is_dead = None, False
+
+    def detach(self, domain: str) -> None:
+        self.deactivate(domain)
+        self.attached.discard(domain)
+
+
+class Datapath(Model):
+    """The SR and who uses its VDIs. Its methods are the Volume and Datapath verbs, and what else happens to a VDI."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attachments: Dict[str, Attachment] = {}
+        self.gone: Set[str] = set()  # VMs that have ended without a word
+
+    def users_of(self, key: str) -> Attachment:
+        """To be looked at."""
+        return self.attachments.get(key, Attachment())
+
+    def attach(self, key: str, domain: str) -> Attachment:
+        if key not in self.vdis:
+            self.attachments.pop(key, None)
+            raise Refused(MISSING)
+        found = self.attachments.setdefault(key, Attachment())
+        found.attached.add(domain)
+        found.has_node = True
+        return found
+
+    def activate(self, key: str, domain: str) -> None:
+        self._activate(key, domain, WRITE)
+
+    def activate_readonly(self, key: str, domain: str) -> None:
+        self._activate(key, domain, READ)
+
+    def _activate(self, key: str, domain: str, mode: str) -> None:
+        found, vdi = self.attach(key, domain), self.vdis[key]
+        found.settle()
+        if vdi.is_snapshot:
+            mode = READ
+        elif found.active.get(domain) == WRITE:
+            mode = WRITE
+        if not vdi.sharable:
+            others = [other for other in found.active if other != domain and WRITE in (mode, found.active[other])]
+            self._drop_gone(found, others)
+            if any(other in found.active for other in others):
+                raise Refused(IN_USE)
+        found.active[domain] = mode
+        if way(domain) == TAPDISK:
+            reads = vdi.is_snapshot or (mode == READ and not vdi.sharable)
+            if found.tapdisk is None or not reads:
+                found.tapdisk = READ if reads else WRITE
+
+    def deactivate(self, key: str, domain: str) -> None:
+        found = self.users_of(key)
+        for known in self._meant(found, domain):
+            found.deactivate(known)
+
+    def detach(self, key: str, domain: str) -> None:
+        found = self.users_of(key)
+        for known in self._meant(found, domain):
+            found.detach(known)
+        self._forget_unused(key)
+
+    def _meant(self, found: Attachment, domain: str) -> "List[str]":
+        return [domain] if domain else sorted(found.attached & self.gone)
+
+    def _drop_gone(self, found: Attachment, domains: "List[str]") -> None:
+        for domain in self.gone.intersection(domains):
+            found.detach(domain)
+
+    def _forget_unused(self, key: str) -> None:
+        if not self.users_of(key).attached:
+            self.attachments.pop(key, None)
+
+    def recover(self) -> None:
+        """What SR.attach does."""
+        for key, found in list(self.attachments.items()):
+            found.settle()
+            self._drop_gone(found, list(found.attached))
+            self._forget_unused(key)
+
+    def require_idle(self, key: str, *, served_by: "List[str]" = [NODE, TAPDISK]) -> None:  # noqa: B006
+        """Raises Refused."""
+        super().require_idle(key)
+        found = self.users_of(key)
+        found.settle()
+        self._drop_gone(found, list(found.active))
+        self._forget_unused(key)
+        if any(found.users(how) for how in served_by):
+            raise Refused(IN_USE)
+
+    def destroy(self, key: str) -> None:
+        doomed = [key, *([self._temporary(key)] if key in self.vdis else [])]
+        self.require_idle(key)
+        super().destroy(key)
+        for removed in doomed:
+            self.attachments.pop(removed, None)
+
+    def revert(self, snapshot: str, key: str) -> None:
+        temporary = self._temporary(key) if key in self.vdis else ""
+        super().revert(snapshot, key)
+        self.attachments.pop(temporary, None)
+        if key in self.attachments:
+            # Whoever has it attached gets the new content's node when it activates.
+            self.attachments[key].has_node = False
+
+    def resize(self, key: str, new_size: int) -> None:
+        vdi = self.find(key)
+        if not vdi.is_snapshot and new_size > len(vdi.content):
+            self.require_idle(key, served_by=[TAPDISK])
+        super().resize(key, new_size)
+
+    def kill_tapdisk(self, key: str) -> None:
+        """Not a verb: the tapdisk of the VDI ends as no verb has asked for."""
+        self.attachments[key].is_dead = True
+
+    def in_use(self) -> "Dict[str, Any]":
+        """Who uses which VDI, as the driver's records tell it."""
+        return {
+            key: {"attached": sorted(found.attached), "active": found.active} for key, found in self.attachments.items()
+        }

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What goes wrong below the datapath: nodes that are late, stale or held, tapdisks that die, hang or are not ours, a
+toolstack restart, an SR that is attached anew. Nothing is left afterwards, and nobody else's is touched.
+"""
+
+import json
+import os
+from pathlib import Path
+import random
+import re
+import signal
+import subprocess
+import time
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+from tests import blktap, client, zvol
+from tests.client import VerbError
+from tests.client import call_inside as call
+from tests.zfs.conftest import Bench, run, wait_until
+from tests.zfs.disk import (
+    DOM0,
+    FAILED,
+    GUEST,
+    IN_USE,
+    MIGRATION,
+    MISSING,
+    OTHER_GUEST,
+    SR_IN_USE,
+    Disk,
+    left,
+    nbd_read,
+    nbd_write,
+    new_disk,
+    only_stand_in,
+    refused,
+)
+from zfsvol import node, tapdisk
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+class TestNodes:
+    def test_a_link_that_leads_to_another_zvol(self, disk: Disk) -> None:
+        """As udev leaves it after a rename or a promote."""
+        other = new_disk(disk.sr)
+        other_path = other.use(DOM0)["BlockDevice"]["path"]
+        link = Path("/dev/zvol") / disk.zvol
+        run("udevadm", "settle")
+        run("udevadm", "control", "--stop-exec-queue")
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(other_path)
+            path = disk.use(DOM0)["BlockDevice"]["path"]
+            assert path != other_path
+            assert zvol.nodes() == {disk.zvol: path, other.zvol: other_path}
+            disk.drop(DOM0)
+            assert zvol.nodes() == {other.zvol: other_path}
+        finally:
+            link.unlink()
+            run("udevadm", "control", "--start-exec-queue")
+        other.drop(DOM0)
+
+    def test_without_udev(self, disk: Disk) -> None:
+        run("udevadm", "settle")
+        run("udevadm", "control", "--stop-exec-queue")
+        try:
+            given = disk.use(GUEST)
+            nbd_write(given, 0, b"x" * 512)
+            disk.drop(GUEST)
+            assert left() == []
+        finally:
+            run("udevadm", "control", "--start-exec-queue")
+
+    def test_a_node_that_was_there_already(self, disk: Disk) -> None:
+        """Left by a power cut, or shown by an administrator."""
+        run("zfs", "set", "volmode=dev", disk.zvol)
+        run("udevadm", "settle")
+        assert disk.use(DOM0)["BlockDevice"]["path"] == zvol.nodes()[disk.zvol]
+        disk.drop(DOM0)
+
+    def test_a_node_that_vanished(self, disk: Disk) -> None:
+        """Somebody has set volmode by hand: it comes back when the VDI is activated."""
+        disk.attach(GUEST)
+        run("zfs", "set", "volmode=none", disk.zvol)
+        disk.verb("activate", GUEST)
+        nbd_write(disk.attach(GUEST), 0, b"x" * 512)
+        disk.drop(GUEST)
+
+    def test_a_node_that_is_another_disk_s_by_now(self, disk: Disk) -> None:
+        """dom0 must not get at it by the path that it was told."""
+        path = disk.attach(DOM0)["BlockDevice"]["path"]
+        disk.volume("revert", snapshot=disk.derive("snapshot").key)
+        other = new_disk(disk.sr)
+        assert other.use(DOM0)["BlockDevice"]["path"] == path
+        with refused(MISSING) as sentence:
+            disk.verb("activate", DOM0)
+        assert path in sentence[0]
+        assert disk.attach(DOM0)["BlockDevice"]["path"] != path
+        disk.verb("activate", DOM0)
+        disk.drop(DOM0)
+        other.drop(DOM0)
+
+    def test_a_destroy_that_is_refused(self, disk: Disk) -> None:
+        """Nothing is changed, the node neither."""
+        given = disk.attach(DOM0)
+        run("zfs", "snapshot", f"{disk.zvol}@somebody-else-s")
+        with refused(IN_USE):
+            disk.volume("destroy")
+        assert zvol.nodes() == {disk.zvol: given["BlockDevice"]["path"]}
+        disk.verb("activate", DOM0)
+        disk.drop(DOM0)
+
+    def test_held_for_a_moment(self, disk: Disk) -> None:
+        """udev, blkid and LVM look into what appears: ZFS does not remove the node then, and does not say so."""
+        path = disk.use(DOM0)["BlockDevice"]["path"]
+        descriptor = os.open(path, os.O_RDONLY)
+        process = client.start("Datapath.detach", uri=disk.uri, domain=DOM0)
+        time.sleep(1.5)
+        assert process.poll() is None
+        os.close(descriptor)
+        client.finish("Datapath.detach", process)
+
+    def test_held_for_good(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The detach succeeds; node and record go with the next one, or when the SR is attached."""
+        monkeypatch.setattr(node, "_HIDE_LIMIT", 1)
+        for again in ("detach", "SR.attach", "SR.detach"):
+            path = disk.use(DOM0)["BlockDevice"]["path"]
+            with open(path, "rb", buffering=0):
+                disk.drop(DOM0)
+                assert os.path.exists(path)
+                with refused(SR_IN_USE) as sentence:
+                    call("SR.detach", sr=disk.sr)
+                assert path in sentence[0]
+            if again == "detach":
+                disk.drop(GUEST)
+            else:
+                call(
+                    again, **({"sr": disk.sr} if again == "SR.detach" else {"configuration": {"sr_uuid": disk.sr[3:]}})
+                )
+            assert left() == []
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+
+
+class TestTapdisks:
+    """Those that die, hang, or are not ours."""
+
+    def kill(self, disk: Disk) -> None:
+        pid = disk.tapdisk["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid not in blktap.tapdisks(), "the tapdisk to end", 10)
+
+    def test_killed_and_activated_again(self, disk: Disk) -> None:
+        nbd_write(disk.use(GUEST), 0, b"a" * 512)
+        self.kill(disk)
+        disk.verb("activate", GUEST)
+        assert nbd_read(disk.attach(GUEST), 0, 512) == b"a" * 512
+        disk.drop(GUEST)
+
+    def test_killed_and_wanted_by_another(self, disk: Disk) -> None:
+        """A VM whose tapdisk crashed is started again: as another domain."""
+        disk.use(GUEST)
+        self.kill(disk)
+        disk.use(OTHER_GUEST)
+        assert list(disk.record.active) == [OTHER_GUEST]
+        disk.drop(OTHER_GUEST, GUEST)
+
+    @pytest.mark.parametrize("verb", ["deactivate", "detach"])
+    def test_killed_and_ended(self, disk: Disk, verb: str) -> None:
+        disk.use(GUEST)
+        self.kill(disk)
+        disk.verb(verb, GUEST)
+        disk.verb("detach", GUEST)
+
+    def test_killed_and_destroyed(self, disk: Disk) -> None:
+        disk.use(GUEST)
+        self.kill(disk)
+        disk.volume("destroy")
+
+    def test_killed_and_the_sr_attached(self, disk: Disk) -> None:
+        other = new_disk(disk.sr)
+        disk.use(GUEST)
+        other.use(OTHER_GUEST)
+        alive = other.tapdisk
+        self.kill(disk)
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+        assert other.tapdisk == alive
+        assert disk.record.active == {}
+        nbd_write(other.attach(OTHER_GUEST), 0, b"b" * 512)
+        disk.drop(GUEST)
+        other.drop(OTHER_GUEST)
+
+    def test_with_a_client_that_stays(self, disk: Disk) -> None:
+        with blktap.connect(disk.use(GUEST)["Nbd"]["uri"]) as connection:
+            connection.write(0, b"c" * 512)
+            disk.drop(GUEST)
+            assert left() == []
+
+    def test_somebody_else_has_its_pid_now(self, disk: Disk) -> None:
+        """A process that merely has the same pid, even one that is called tapdisk, is left alone."""
+        disk.use(GUEST)
+        self.kill(disk)
+        bystander = subprocess.Popen(["sleep", "600"])
+        try:
+            record = json.loads(Path(disk.record.path).read_text())
+            stale = record["tapdisk"]["pid"]
+            record["tapdisk"]["pid"] = bystander.pid
+            Path(disk.record.path).write_text(json.dumps(record))
+            disk.drop(GUEST)
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+        tapdisk._remove_sockets(stale)
+
+    def test_somebody_else_has_its_minor_now(self, disk: Disk) -> None:
+        """An administrator has freed a dead tapdisk's minor, and the storage manager has taken it."""
+        disk.use(GUEST)
+        minor = disk.tapdisk["minor"]
+        self.kill(disk)
+        run("tap-ctl", "free", "-m", str(minor))
+        marker = run("tap-ctl", "allocate").strip()
+        assert marker.endswith(str(minor))
+        disk.drop(GUEST)
+        assert os.path.exists(marker)
+        run("tap-ctl", "free", "-m", str(minor))
+
+    def test_others_are_left_alone(self, disk: Disk) -> None:
+        """The storage manager's tapdisks: also one that has no image yet."""
+        marker = run("tap-ctl", "allocate").strip()
+        minor = "".join(filter(str.isdigit, marker[-4:]))
+        pid = spawn()
+        wait_until(lambda: os.path.exists(f"/run/blktap-control/ctl{pid}"), "its control socket", 10)
+        before = blktap.leftovers()
+        disk.use(GUEST)
+        self.kill(disk)
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+        disk.use(GUEST)
+        disk.drop(GUEST)
+        assert blktap.leftovers() == before
+        os.kill(pid, signal.SIGKILL)
+        run("tap-ctl", "free", "-m", minor)
+        wait_until(lambda: pid not in blktap.tapdisks(), "it to end", 10)
+        tapdisk._remove_sockets(pid)
+
+    def test_it_serves_another_image(self, disk: Disk) -> None:
+        """What is not as the record tells is not touched."""
+        disk.use(GUEST)
+        path = Path(disk.record.path)
+        genuine = path.read_text()
+        record = json.loads(genuine)
+        record["tapdisk"]["device"] = "/dev/zd4242"
+        path.write_text(json.dumps(record))
+        with refused(FAILED) as sentence:
+            disk.verb("deactivate", GUEST)
+        assert "it is left alone" in sentence[0]
+        path.write_text(genuine)
+        disk.drop(GUEST)
+
+    def test_a_record_that_is_damaged(self, disk: Disk) -> None:
+        disk.attach(GUEST)
+        path = Path(disk.record.path)
+        genuine = path.read_text()
+        path.write_text("")
+        for verb in ("attach", "activate", "deactivate", "detach"):
+            with refused(FAILED) as sentence:
+                disk.verb(verb, GUEST)
+            assert str(path) in sentence[0]
+        path.write_text(genuine)
+        disk.drop(GUEST)
+
+
+def spawn() -> int:
+    """A tapdisk as the storage manager starts it."""
+    with open("/dev/null", "r+b") as null:
+        output = "/tmp/spawned"
+        with open(output, "wb") as file:
+            subprocess.run(["tap-ctl", "spawn"], stdin=null, stdout=file, stderr=null, check=True, timeout=60)
+        return int(Path(output).read_text())
+
+
+FAULTS: "List[Tuple[Dict[str, Any], bool]]" = [
+    # What goes wrong, and whether the disk can be activated all the same.
+    ({"command": "allocate", "status": 28, "times": 1}, False),
+    ({"command": "spawn", "status": 1, "times": 2}, True),
+    ({"command": "spawn", "status": 1, "times": 99}, False),
+    ({"command": "spawn", "status": 12, "times": 1}, False),
+    ({"command": "spawn", "dies": True, "times": 1}, False),
+    ({"command": "spawn", "late": 2, "times": 1}, True),
+    ({"command": "attach", "status": 22, "times": 1}, False),
+    ({"command": "open", "status": 16, "times": 3}, True),
+    ({"command": "open", "status": 2, "times": 2}, True),
+    ({"command": "open", "status": 0, "times": 1}, True),  # 512, of which the exit status keeps 8 bits
+    ({"command": "open", "status": 5, "times": 1}, False),
+]
+
+
+@only_stand_in
+class TestFaults:
+    @pytest.mark.parametrize(("fault", "works"), FAULTS, ids=lambda value: json.dumps(value).replace('"', ""))
+    def test_while_it_is_started(self, disk: Disk, fault: "Dict[str, Any]", *, works: bool) -> None:
+        disk.attach(GUEST)
+        before = disk.saved
+        with blktap.faults(fault):
+            if works:
+                disk.verb("activate", GUEST)
+                nbd_write(disk.attach(GUEST), 0, b"d" * 512)
+            else:
+                with refused(FAILED) as sentence:
+                    disk.verb("activate", GUEST)
+                assert "tap" in sentence[0]
+                assert disk.saved == before
+                assert blktap.leftovers() == []
+        # Once that is over, it works.
+        disk.verb("activate", GUEST)
+        nbd_write(disk.attach(GUEST), 0, b"e" * 512)
+        disk.drop(GUEST)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"command": "close", "hang-until-poked": True, "times": 1},
+            {"command": "close", "status": 4, "times": 1},
+            {"command": "detach", "status": 22, "times": 1},
+            {"command": "detach", "lingers": 600, "times": 1},
+            {"command": "free", "status": 11, "times": 2},
+        ],
+        ids=json.dumps,
+    )
+    def test_while_it_is_stopped(self, disk: Disk, fault: "Dict[str, Any]", monkeypatch: pytest.MonkeyPatch) -> None:
+        disk.use(GUEST)
+        for name in ("_CLOSE_LIMIT", "_LIMIT", "_EXIT_LIMIT"):
+            monkeypatch.setattr(tapdisk, name, 3)
+        with blktap.faults(fault):
+            call("Datapath.deactivate", uri=disk.uri, domain=GUEST)
+        disk.verb("detach", GUEST)
+
+    @pytest.mark.parametrize("command", ["allocate", "spawn", "attach", "open", "list"])
+    def test_a_command_hangs(self, disk: Disk, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None waits for ever, and what had been begun is undone."""
+        monkeypatch.setattr(tapdisk, "_LIMIT", 2)
+        with blktap.faults({"command": command, "hang": 600, "times": 1}):
+            with pytest.raises(VerbError) as caught:
+                disk.use(GUEST)
+            assert "did not end within" in caught.value.sentence
+        assert disk.record.active == {}
+        assert blktap.leftovers() == []
+        disk.use(GUEST)
+        disk.drop(GUEST)
+
+    @pytest.mark.parametrize("verb", ["activate", "deactivate", "detach"])
+    def test_the_tapdisk_answers_nothing(self, disk: Disk, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It may have writes to do yet: it is not killed, and its lease stays."""
+        monkeypatch.setattr(tapdisk, "_LIMIT", 2)
+        disk.use(GUEST)
+        pid = disk.tapdisk["pid"]
+        blktap.kill(pid, signal.SIGSTOP)
+        with pytest.raises(VerbError):
+            disk.verb(verb, GUEST)
+        with pytest.raises(VerbError):
+            disk.use(OTHER_GUEST)
+        assert disk.record.active == {GUEST: "rw"}
+        blktap.kill(pid, signal.SIGCONT)
+        disk.drop(GUEST, OTHER_GUEST)
+
+    def test_it_does_not_let_go(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lease stays, and nobody else gets the disk, until it does."""
+        given = disk.use(GUEST)
+        for name in ("_CLOSE_LIMIT", "_LIMIT", "_EXIT_LIMIT"):
+            monkeypatch.setattr(tapdisk, name, 2)
+        with blktap.faults({"command": "close", "status": 16, "times": 99}):
+            with pytest.raises(VerbError) as caught:
+                call("Datapath.deactivate", uri=disk.uri, domain=GUEST)
+            assert "stays in use" in caught.value.sentence
+            with refused(IN_USE):
+                disk.use(OTHER_GUEST)
+        assert disk.record.active == {GUEST: "rw"}
+        disk.drop(GUEST, OTHER_GUEST)
+        assert given
+
+
+CGROUPS = {
+    # As XCP-ng 8.3 has it, and as later systems do.
+    "v1": ["-t", "cgroup", "-o", "none,name=systemd", "cgroup"],
+    "v2": ["-t", "cgroup2", "cgroup2"],
+}
+
+
+@pytest.fixture(params=sorted(CGROUPS))
+def service(request: pytest.FixtureRequest) -> "Iterator[Path]":
+    """The control group of xapi-storage-script."""
+    if any(line.split()[2].startswith("cgroup") for line in Path("/proc/self/mounts").read_text().splitlines()):
+        pytest.skip("a system with control groups of its own")
+    mountpoint = Path("/run/cgroup-" + request.param)
+    mountpoint.mkdir(exist_ok=True)
+    run("mount", *CGROUPS[request.param], str(mountpoint))
+    group = mountpoint / "xapi-storage-script.service"
+    group.mkdir()
+    yield group
+    group.rmdir()
+    run("umount", str(mountpoint))
+
+
+class TestToolstackRestart:
+    def start(self, service: Path, verb: str, disk: Disk) -> "subprocess.Popen[bytes]":
+        """A verb as the service runs it: in its control group, with its LD_PRELOAD and with pipes."""
+        shell = 'echo $$ > "$0" && exec "$@"'
+        process = subprocess.Popen(
+            ["sh", "-c", shell, str(service / "cgroup.procs"), *client.argv(verb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**client.environment(), "LD_PRELOAD": "libm.so.6", "MALLOC_CONF": "narenas:1", "OCAMLRUNPARAM": "b"},
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"dbg": "", "uri": disk.uri, "domain": GUEST}).encode())
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def members(self, service: Path) -> "List[int]":
+        return [int(pid) for pid in (service / "cgroup.procs").read_text().split()]
+
+    def test_a_tapdisk_outlives_it(self, disk: Disk, service: Path) -> None:
+        given = disk.attach(GUEST)
+        # Both pipes are read to their ends, as the client does.
+        client.finish("Datapath.activate", self.start(service, "Datapath.activate", disk))
+        assert self.members(service) == []
+        pid = disk.tapdisk["pid"]
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"LD_PRELOAD" not in environment
+        assert b"MALLOC_CONF" not in environment
+        # Neither the locks, nor the pipes whose ends the client waits for.
+        assert not any(re.search("lock|pipe:", os.readlink(str(path))) for path in Path(f"/proc/{pid}/fd").iterdir())
+        nbd_write(given, 0, b"f" * 512)
+        disk.drop(GUEST)
+
+    def test_in_the_middle_of_an_activation(self, disk: Disk, service: Path) -> None:
+        """All that is in the group is killed, at whatever moment: then the disk can be activated, or let go."""
+        chance = random.Random(7)
+        given = disk.attach(GUEST)
+        for number in range(12):
+            process = self.start(service, "Datapath.activate", disk)
+            time.sleep(chance.uniform(0.1, 0.9))
+            for pid in self.members(service):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            process.communicate()
+            if number % 2:
+                disk.verb("activate", GUEST)
+                nbd_write(given, 0, b"g" * 512)
+                assert len(blktap.tapdisks()) == 1
+            disk.verb("deactivate", GUEST)
+            assert blktap.leftovers() == []
+        disk.drop(GUEST)
+
+
+class TestSRAttach:
+    def test_nodes_that_nobody_has_attached(self, disk: Disk) -> None:
+        run("zfs", "set", "volmode=dev", disk.zvol)
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+
+    def test_what_is_attached_stays(self, disk: Disk) -> None:
+        given = disk.use(GUEST)
+        path = disk.attach(DOM0)["BlockDevice"]["path"]
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+        nbd_write(given, 0, b"h" * 512)
+        assert disk.attach(DOM0)["BlockDevice"]["path"] == path
+        disk.drop(GUEST, DOM0)
+
+    def test_records_from_before_the_pool_was_gone(self, disk: Disk) -> None:
+        """Exported by hand, while something was attached."""
+        disk.use(DOM0)
+        run("zpool", "export", disk.sr)
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+        assert left() == []
+
+    def test_attached_and_not_active_is_no_obstacle(self, disk: Disk) -> None:
+        disk.attach(MIGRATION)
+        call("SR.detach", sr=disk.sr)
+        assert left() == []
+        call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
+        disk.drop(MIGRATION)
+
+    def test_in_a_pool_of_the_administrator(self, bench: Bench) -> None:
+        disk = new_disk(bench.sr(zpool=bench.pool()))
+        disk.attach(DOM0)
+        call("SR.detach", sr=disk.sr)
+        assert left() == []

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Datapath verbs, killed before, during and after each of their children: each can be repeated then, or undone."""
+
+import os
+import time
+from typing import Any, Dict
+
+import pytest
+
+from tests import blktap
+from tests.client import VerbError, call_inside
+from tests.zfs.disk import DOM0, GUEST, OTHER_GUEST, Disk, left, nbd_write
+from tests.zfs.test_kill import kill, kill_points, wait_for_children
+from zfsvol import lock
+
+VERBS = ["attach", "activate", "deactivate", "detach"]
+
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def prepare(disk: Disk, verb: str) -> "Dict[str, Any]":
+    """All that comes before the verb; its arguments."""
+    for earlier in VERBS[: VERBS.index(verb)]:
+        call_inside("Datapath." + earlier, uri=disk.uri, domain=GUEST)
+    return {"uri": disk.uri, "domain": GUEST}
+
+
+def detached(disk: Disk, domain: str) -> None:
+    """As the client ends a datapath, whatever it had come to."""
+    for verb in ("deactivate", "detach"):
+        call_inside("Datapath." + verb, uri=disk.uri, domain=domain)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_repeated(disk: Disk, verb: str) -> None:
+    for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb)):
+        call_inside("Datapath." + verb, uri=disk.uri, domain=GUEST)
+        if verb == "activate":
+            nbd_write(disk.attach(GUEST), 0, b"x" * 512)
+            assert len(blktap.tapdisks()) == 1, point
+        detached(disk, GUEST)
+        assert left() == [], point
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_undone(disk: Disk, verb: str) -> None:
+    for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb)):
+        detached(disk, GUEST)
+        assert left() == [], point
+
+
+@pytest.mark.parametrize("verb", ["activate", "deactivate"])
+def test_another_comes(disk: Disk, verb: str) -> None:
+    """Half a tapdisk is nobody's: another VM, or dom0, gets the disk. A whole one is its VM's."""
+    for number, point in enumerate(kill_points("Datapath." + verb, lambda: prepare(disk, verb))):
+        other = (OTHER_GUEST, DOM0)[number % 2]
+        served = disk.record.tapdisk is not None and bool(disk.record.active)
+        call_inside("Datapath.attach", uri=disk.uri, domain=other)
+        try:
+            call_inside("Datapath.activate", uri=disk.uri, domain=other)
+        except VerbError:
+            # It had come to its end, or to where the tapdisk has the image.
+            assert served, point
+        else:
+            assert list(disk.record.active) == [other]
+        for domain in (GUEST, other):
+            detached(disk, domain)
+        assert left() == [], point
+
+
+def test_the_sr_is_attached(disk: Disk) -> None:
+    for point in kill_points("Datapath.activate", lambda: prepare(disk, "activate")):
+        assert call_inside("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
+        detached(disk, GUEST)
+        assert left() == [], point
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_while_a_child_runs(disk: Disk, number: int) -> None:
+    """The child goes on, and holds the disk's lock until it has ended: but for the tapdisk, which would for ever."""
+    kill("Datapath.activate", "during", number, prepare(disk, "activate"))
+    began = time.monotonic()
+    call_inside("Datapath.activate", uri=disk.uri, domain=GUEST)
+    nbd_write(disk.attach(GUEST), 0, b"x" * 512)
+    assert time.monotonic() - began < lock.VDI_LIMIT / 4
+    wait_for_children()
+    assert len(blktap.tapdisks()) == 1
+    detached(disk, GUEST)
+    assert not os.path.exists(disk.record.path)

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Random sequences of Volume and Datapath verbs of several domains, on real ZFS and on the model; with I/O through what
+the domains were given, killed verbs, killed tapdisks and VMs that end without a word.
+
+After each step there are exactly the nodes, tapdisks, links and records that somebody needs, and the VDIs hold what was
+written. ZFSVOL_STEPS chooses how many steps there are, about.
+"""
+
+import os
+from pathlib import Path
+import shutil
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, note, settings, strategies
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from tests import attached, blktap, zvol
+from tests.client import VerbError, call_inside
+from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, way
+from tests.model import GRANULE, Refused, checksum, noise, observed
+from tests.zfs.conftest import Bench
+from tests.zfs.test_model import ANY, BLOCK, Killed, Volumes, busy_at_once, check, dying, nodes_without_udev
+from zfsvol import lock, zfs
+from zfsvol.naming import Root
+
+__all__ = ["busy_at_once", "nodes_without_udev"]
+
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "150"))
+STEPS_EACH = 40
+# Hypothesis begins with some that have hardly a step.
+SHORT = 12
+LOOK_EVERY = 6
+FEW = 3
+MOST = 4
+
+VMS = ("7", "8")
+DOMAINS = (*VMS, "u0_a", "u0_b", "MIRabc")
+ACTIVATIONS = ("Datapath.activate", "Datapath.activate_readonly")
+USES = ("Datapath.attach", *ACTIVATIONS)
+RELEASES = ("Datapath.deactivate", "Datapath.detach")
+
+
+class Datapaths(Volumes):
+    """The driver and the model side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Datapath = Datapath()
+        self.given: "Dict[Tuple[str, str], Any]" = {}  # what attach has answered
+        self.clients: "Dict[str, List[Any]]" = {}  # connections to a VDI's tapdisk, which VMs keep
+        self.steps = 0
+
+    @property
+    def root(self) -> Root:
+        return Root(self.sr)
+
+    @initialize(sharable=strategies.booleans())
+    def begin(self, sharable: bool) -> None:
+        blktap.domains("0", *VMS)
+        self.verb("Volume.create", name="disk", description="", size=GRANULE, sharable=sharable)
+
+    def use(self, verb: str, key: str, domain: str) -> None:
+        """A Datapath verb, here and there."""
+        shown = f"{verb}({self.name(key)}, {domain!r})"
+        refusal, answer = None, {}
+        try:
+            answer = call_inside(verb, uri=self.root.uri(key), domain=domain)
+        except VerbError as error:
+            refusal = error
+        if refusal:
+            note(f"{shown}  # {refusal.code}")
+            with pytest.raises(Refused) as refused:
+                self.model.carry_out(verb, None, key=key, domain=domain)
+            assert refused.value.code == refusal.code, refusal
+            return
+        note(shown)
+        self.model.carry_out(verb, answer, key=key, domain=domain)
+        if verb == "Datapath.attach":
+            self.given[key, domain] = dict(answer["implementations"])
+
+    def living(self, which: int) -> str:
+        """A domain that can ask for something."""
+        there = [domain for domain in DOMAINS if domain not in self.model.gone]
+        return there[which % len(there)]
+
+    def users(self, how: str) -> "List[Tuple[str, str]]":
+        """The VDIs that somebody has in this way, and who."""
+        return [
+            (key, domain)
+            for key, found in sorted(self.model.attachments.items())
+            for domain in sorted(getattr(found, how))
+        ]
+
+    @rule(
+        what=strategies.sampled_from(["start", "start", "again", "again", "release", "release", "any"]),
+        which=ANY,
+        domain=ANY,
+        readonly=strategies.booleans(),
+        verb=strategies.sampled_from([*USES, *RELEASES]),
+        seed=ANY,
+    )
+    def ask(self, what: str, which: int, domain: int, readonly: bool, verb: str, seed: int) -> None:
+        """A client does what clients do, or asks for anything."""
+        users = self.users("attached")
+        if what == "start" and self.model.vdis:
+            there = sorted(self.model.vdis, key=self.made.index)
+            self.start(there[which % len(there)], self.living(domain), ACTIVATIONS[readonly], seed)
+        elif what == "again" and users:
+            key, name = users[which % len(users)]
+            self.start(key, name if name not in self.model.gone else self.living(domain), ACTIVATIONS[readonly], seed)
+        elif what == "release" and users:
+            self.use(RELEASES[seed % 2], *users[which % len(users)])
+        else:
+            # What is known of a VM that has ended may be "".
+            domains = [self.living(domain), *(["", *DOMAINS] if verb in RELEASES else [])]
+            self.use(verb, self.any_vdi(which), domains[domain % len(domains)])
+
+    def start(self, key: str, domain: str, verb: str, seed: int) -> None:
+        """Attaches and activates it, writes and reads."""
+        self.use("Datapath.attach", key, domain)
+        self.use(verb, key, domain)
+        if domain in self.model.users_of(key).active:
+            self.transfer(key, domain, 0, noise(seed, BLOCK))
+
+    @precondition(lambda self: self.users("active"))
+    @rule(which=ANY, block=strategies.integers(0, GRANULE // BLOCK - 8), blocks=strategies.integers(1, 8), seed=ANY)
+    def write_and_read(self, which: int, block: int, blocks: int, seed: int) -> None:
+        users = self.users("active")
+        self.transfer(*users[which % len(users)], block * BLOCK, noise(seed, blocks * BLOCK))
+
+    def transfer(self, key: str, domain: str, offset: int, data: bytes) -> None:
+        """The domain writes, if it may; then all who have the VDI read it."""
+        found = self.model.users_of(key)
+        note(f"write({self.name(key)}, {domain!r}, offset={offset}, {len(data)} bytes)")
+        if way(domain) == TAPDISK and found.is_dead:
+            with pytest.raises(blktap.Lost):
+                self.write(key, domain, offset, data)
+        elif found.active[domain] == WRITE:
+            self.write(key, domain, offset, data)
+            self.model.write(key, offset, data)
+        elif self.model.vdis[key].is_snapshot or (way(domain) == TAPDISK and found.tapdisk == READ):
+            with pytest.raises(OSError, match=r"denied|not permitted|Read-only"):
+                self.write(key, domain, offset, data)
+        for reader in found.active:
+            self.read(key, reader)
+
+    def path(self, key: str, domain: str) -> str:
+        """What it was given for the VDI: a device node, or the URI of an NBD server."""
+        if (key, domain) not in self.given:
+            self.use("Datapath.attach", key, domain)
+        given = self.given[key, domain]
+        assert ("BlockDevice" in given, "Nbd" in given) == (way(domain) == NODE, way(domain) == TAPDISK)
+        return str(given["BlockDevice"]["path"] if "BlockDevice" in given else given["Nbd"]["uri"])
+
+    def write(self, key: str, domain: str, offset: int, data: bytes) -> None:
+        """Raises OSError where nobody takes it."""
+        path = self.path(key, domain)
+        if way(domain) == NODE:
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                assert os.pwrite(descriptor, data, offset) == len(data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        else:
+            with blktap.connect(path) as client:
+                client.write(offset, data)
+            # VMs keep theirs.
+            if len(self.clients.setdefault(key, [])) < 2:
+                self.clients[key].append(blktap.connect(path))
+
+    def read(self, key: str, domain: str) -> None:
+        """All of it, which must be what was written."""
+        path, expected = self.path(key, domain), self.model.vdis[key].content
+        if way(domain) == NODE:
+            with open(path, "rb", buffering=0) as file:
+                content = file.read(len(expected) + 1)
+        elif self.model.users_of(key).is_dead:
+            return
+        else:
+            with blktap.connect(path) as client:
+                assert client.size() == len(expected)
+                content = client.read(0, len(expected))
+        assert checksum(content) == checksum(expected), (key, domain)
+
+    @rule(
+        verb=strategies.sampled_from(
+            ["create", "snapshot", "snapshot", "clone", "destroy", "revert", "revert", "resize", "clone-on-boot"]
+        ),
+        which=ANY,
+        to=ANY,
+        sharable=strategies.booleans(),
+        kills=strategies.booleans(),
+        border=strategies.integers(1, 9),
+        after=strategies.booleans(),
+    )
+    def change(self, verb: str, which: int, to: int, sharable: bool, kills: bool, border: int, after: bool) -> None:
+        """A Volume verb; one that needs the VDI idle may be killed, and is repeated."""
+        key, is_full = self.any_vdi(which), len(self.model.vdis) >= MOST
+        arguments: "Dict[str, Any]" = {"key": key}
+        if verb == "create" or not self.model.vdis:
+            verb, arguments = "create", {"name": "disk", "description": "", "size": GRANULE, "sharable": sharable}
+        elif verb == "revert":
+            snapshots = [other for other in self.made if self.has(snapshots=True) and self.is_snapshot(other)]
+            arguments["snapshot"] = snapshots[to % len(snapshots)] if snapshots else self.any_vdi(to)
+        elif verb == "resize":
+            arguments["new_size"] = (1 + to % 3) * GRANULE
+        elif verb == "clone-on-boot":
+            verb, arguments = "set", {"key": key, "k": "clone-on-boot", "v": self.any_vdi(to)}
+        if verb in ("create", "snapshot", "clone") and is_full:
+            verb, arguments = "destroy", {"key": key}
+        if kills and verb in ("destroy", "revert", "resize"):
+            note(f"Volume.{verb}({self.name(key)}) killed {'after' if after else 'before'} child {border}")
+            with dying(border, after=after):
+                try:
+                    call_inside("Volume." + verb, sr=self.sr, **arguments)
+                except (Killed, VerbError):
+                    pass
+            self.verb("Volume." + verb, **arguments)
+            self.attach_sr()
+        else:
+            self.verb("Volume." + verb, **arguments)
+
+    def is_snapshot(self, key: str) -> bool:
+        return key in self.model.vdis and self.model.vdis[key].is_snapshot
+
+    @rule(what=strategies.sampled_from(["a tapdisk is killed", "a VM ends or starts", "SR.attach"]), which=ANY)
+    def happens(self, what: str, which: int) -> None:
+        alive = [key for key, found in self.model.attachments.items() if found.tapdisk and not found.is_dead]
+        if what == "SR.attach":
+            self.attach_sr()
+        elif what == "a tapdisk is killed" and alive:
+            key = alive[which % len(alive)]
+            note(f"kill the tapdisk of {self.name(key)}")
+            blktap.kill(attached.records(self.sr)[key]["tapdisk"]["pid"])
+            self.model.kill_tapdisk(key)
+        else:
+            self.end_or_start(VMS[which % len(VMS)])
+
+    def end_or_start(self, vm: str) -> None:
+        """Without a word to the driver; a new one has the id of an ended one only where that has been detached."""
+        if vm not in self.model.gone:
+            note(f"{vm} ends")
+            self.model.gone.add(vm)
+        elif not any(domain == vm for _, domain in self.users("attached")):
+            note(f"{vm} starts")
+            self.model.gone.remove(vm)
+        blktap.domains("0", *set(VMS) - self.model.gone)
+
+    def attach_sr(self) -> None:
+        note("SR.attach")
+        assert call_inside("SR.attach", configuration={"sr_uuid": self.root.uuid}) == self.sr
+        self.model.recover()
+
+    @rule(
+        verb=strategies.sampled_from([*ACTIVATIONS, *RELEASES, "Datapath.attach"]),
+        which=ANY,
+        domain=ANY,
+        border=strategies.integers(1, 10),
+        after=strategies.booleans(),
+        recovers=strategies.booleans(),
+        then=strategies.sampled_from(["repeat", "detach", "activate"]),
+    )
+    def kill(self, verb: str, which: int, domain: int, border: int, after: bool, recovers: bool, then: str) -> None:
+        """A Datapath verb that dies before or after one of its children, and is then repeated or undone."""
+        key, name, users = self.any_vdi(which), self.living(domain), self.users("attached")
+        if users and (verb in RELEASES or users[which % len(users)][1] not in self.model.gone):
+            key, name = users[which % len(users)]
+        note(f"{verb}({self.name(key)}, {name!r}) killed {'after' if after else 'before'} child {border}")
+        with dying(border, after=after):
+            try:
+                call_inside(verb, uri=self.root.uri(key), domain=name)
+            except (Killed, VerbError):
+                pass
+        if recovers:
+            self.attach_sr()
+        if then == "repeat":
+            self.use(verb, key, name)
+            return
+        if then == "activate" and name not in self.model.gone:
+            self.use("Datapath.activate", key, name)
+            if self.model.users_of(key).active.get(name) == (READ if self.is_snapshot(key) else WRITE):
+                return
+        self.use("Datapath.detach", key, name)
+        # What was killed may have met a dead tapdisk, or not.
+        self.attach_sr()
+
+    @invariant()
+    def there_is_what_somebody_needs(self) -> None:
+        attachments = self.model.attachments
+        records, nodes = attached.records(self.sr), attached.nodes(self.sr)
+        assert {
+            key: {"attached": sorted(record["attached"]), "active": record["active"]} for key, record in records.items()
+        } == self.model.in_use()
+        assert set(nodes) == {key for key, found in attachments.items() if found.has_node}
+        assert sorted(zfs.with_own_volmode(self.sr)) == sorted(map(self.zvol, nodes))
+        served = {key: records[key]["tapdisk"] for key, found in attachments.items() if found.tapdisk}
+        servers = attached.links(attached.SERVERS, self.sr)
+        assert set(servers) == set(served)
+        assert attached.links(attached.STATISTICS, self.sr) == {
+            key: nodes[key] for key, found in attachments.items() if found.active
+        }
+        tapdisks = []
+        for key, state in served.items():
+            assert state["readonly"] == (attachments[key].tapdisk == READ)
+            if not attachments[key].is_dead:
+                tapdisks.append(state["pid"])
+                assert state["device"] == nodes[key]
+                assert servers[key] == "/run/blktap-control/nbd{pid}.{minor}".format(**state)
+        assert sorted(blktap.tapdisks()) == sorted(tapdisks)
+        if not served:
+            assert blktap.leftovers() == []
+        assert list(Path(lock.DIRECTORY).glob("vdi-*")) == []
+        for key in set(self.clients) - {key for key in served if not attachments[key].is_dead}:
+            for client in self.clients.pop(key):
+                client.close()
+        for key, domain in set(self.given) - set(self.users("attached")):
+            del self.given[key, domain]
+        for key, domain in list(self.given):
+            if not attachments[key].has_node:
+                del self.given[key, domain]  # after a revert
+
+    @invariant()
+    def the_vdis_are_the_same(self) -> None:
+        self.steps += 1
+        there = attached.nodes(self.sr)
+        for key, content in zvol.checksums({self.zvol(key): self.size(key) for key in there}).items():
+            assert content == checksum(self.model.vdis[key[-36:]].content)
+        if self.steps % LOOK_EVERY == 0:
+            self.look()
+
+    def size(self, key: str) -> int:
+        return len(self.model.vdis[key].content)
+
+    def look(self) -> None:
+        """At all VDIs and into them, also into those without a node."""
+        contents = attached.checksums({self.zvol(key): self.size(key) for key in self.model.vdis})
+        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
+        found = {key: observed(record, contents.get(self.zvol(key))) for key, record in records.items()}
+        assert found == self.model.summary()
+        check(self.sr)
+
+    def teardown(self) -> None:
+        try:
+            for key, domain in self.users("attached"):
+                self.use("Datapath.detach", key, domain)
+            assert not self.model.attachments
+            self.there_is_what_somebody_needs()
+            assert attached.left(self.sr) == []
+            if self.steps > FEW:
+                self.look()
+        finally:
+            # Where something failed, the next example is not to meet what is left.
+            blktap.sweep()
+            for directory in (attached.RECORDS, attached.SERVERS, attached.STATISTICS):
+                shutil.rmtree(str(directory), ignore_errors=True)
+            super().teardown()
+
+
+@pytest.fixture
+def xen() -> "Iterator[None]":
+    with blktap.domains("0", *VMS):
+        yield
+
+
+def test_datapaths(bench: Bench, busy_at_once: None, nodes_without_udev: None, xen: None) -> None:
+    Datapaths.sr = bench.sr()
+    run_state_machine_as_test(
+        Datapaths,
+        settings=settings(
+            max_examples=SHORT + STEPS // STEPS_EACH,
+            stateful_step_count=STEPS_EACH,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
