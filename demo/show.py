@@ -5,15 +5,16 @@ There is no xapi here: the verbs are called as xapi's storage service calls them
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 import hashlib
 import os
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
-from tests import zvol
+from tests import blktap, zvol
 from tests.client import VerbError, call, new_uuid
 
 GIB = 1 << 30
@@ -138,13 +139,15 @@ def life() -> None:
 
 @contextmanager
 def attached(sr: str, key: str) -> "Iterator[str]":
-    """The disk has a device node, as it has while it is attached to a VM; its zvol."""
-    name = f"{sr}/{key}"
-    subprocess.run(["zfs", "set", "volmode=dev", name], check=True)
+    """dom0 has the disk, for what it does with disks itself; its zvol."""
+    given = {"uri": f"zvol://{sr}/{key}", "domain": "u0_vbd_0_xvda"}
+    for verb in ("attach", "activate"):
+        call("Datapath." + verb, **given)
     try:
-        yield name
+        yield f"{sr}/{key}"
     finally:
-        subprocess.run(["zfs", "inherit", "volmode", name], check=True)
+        for verb in ("deactivate", "detach"):
+            call("Datapath." + verb, **given)
 
 
 @contextmanager
@@ -169,6 +172,8 @@ def written_all_the_time(name: str) -> "Iterator[None]":
             writer.join()
 
 
+EXPORTED = "/tmp/export"  # noqa: S108 - the guest's own
+REQUEST = 16 * MIB  # what an NBD server takes at once
 VERSION = 64 * MIB  # bytes at the start of a disk, by which versions of it are told apart
 
 
@@ -245,6 +250,68 @@ def families() -> None:
     show_sr(sr)
 
 
+def datapath() -> None:
+    """A VM's disk: attached, written, snapshotted under load, exported, detached."""
+    blktap.install()
+    sr = next(sr for sr in srs() if call("SR.stat", sr=sr)["name"] == "on one disk")
+    title("A VM starts on a disk of the SR")
+    print(f"  {blktap.which()}")
+    disk = create_disk(sr, "database", 256 * MIB)
+    uri, domain = f"zvol://{sr}/{disk}", "7"
+    command(f"xe vm-start   # domain {domain}, VDI {disk}: Datapath.attach, Datapath.activate")
+    began = time.monotonic()
+    given = dict(call("Datapath.attach", uri=uri, domain=domain)["implementations"])
+    call("Datapath.activate", uri=uri, domain=domain)
+    print(
+        f"  it has its disk after {time.monotonic() - began:.2f} s: {given['XenDisk']['backend_type']},",
+        given["Nbd"]["uri"],
+    )
+    refused(f"xe vdi-destroy uuid={disk}", "Volume.destroy", sr=sr, key=disk)
+
+    title("A live snapshot while the VM writes")
+    exits = ExitStack()
+    connection = exits.enter_context(blktap.connect(given["Nbd"]["uri"]))
+    before = os.urandom(VERSION)
+    for start in range(0, VERSION, REQUEST):
+        connection.write(start, before[start : start + REQUEST])
+    stop = threading.Event()
+    written = [0]
+
+    def write() -> None:
+        while not stop.is_set():
+            connection.write(VERSION + written[0] % VERSION, os.urandom(MIB))
+            written[0] += MIB
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    snapshot = make("snapshot", sr, disk, "database, live")
+    during = written[0]
+    stop.set()
+    writer.join()
+    for start in range(0, VERSION, REQUEST):
+        connection.write(start, os.urandom(REQUEST))
+    print(f"  the VM wrote {human(during)} meanwhile, and has overwritten what the snapshot has since then")
+
+    title("The snapshot is exported while the VM runs")
+    command(f"xe vdi-export uuid={snapshot} filename={EXPORTED} format=raw   # dom0 attaches it, for reading")
+    with attached(sr, snapshot) as name:
+        subprocess.run(["dd", f"if={zvol.node(name)}", f"of={EXPORTED}", "bs=1M", "status=none"], check=True)
+    with open(EXPORTED, "rb") as file:
+        assert file.read(VERSION) == before
+        print(f"  {human(os.path.getsize(EXPORTED))} exported; what the VM had written before the snapshot is in it")
+
+    title("The VM is shut down, and nothing is left")
+    exits.close()
+    command(f"xe vm-shutdown   # domain {domain}: Datapath.deactivate, Datapath.detach")
+    for verb in ("Datapath.deactivate", "Datapath.detach"):
+        call(verb, uri=uri, domain=domain)
+    left = [*zvol.nodes().values(), *blktap.leftovers()]
+    print(f"  processes, sockets and device nodes that are left: {', '.join(left) or 'none'}")
+    assert left == []
+    for key, name in ((disk, "database"), (snapshot, "database, live")):
+        delete(sr, key, name)
+
+
 def srs() -> "list[str]":
     """The attached SRs, the mirror first."""
     return sorted(call("Plugin.ls"), key=lambda sr: call("SR.stat", sr=sr)["name"], reverse=True)
@@ -276,4 +343,6 @@ def after_power_cut() -> None:
 
 
 if __name__ == "__main__":
-    {"life": life, "families": families, "busy": busy, "after-power-cut": after_power_cut}[sys.argv[1]]()
+    {"life": life, "families": families, "datapath": datapath, "busy": busy, "after-power-cut": after_power_cut}[
+        sys.argv[1]
+    ]()
