@@ -36,7 +36,7 @@ OWN = Path("/run/fake-blktap")
 
 _DOMAINS = Path("/run/fake-xen/domains")
 _FAKES = Path(__file__).resolve().parent / "fakes"
-_STAND_INS = {"tap-ctl": _FAKES / "blktap" / "tap-ctl", "xenstore-exists": _FAKES / "xen" / "xenstore-exists"}
+_STAND_INS = {"tap-ctl": _FAKES / "blktap" / "tap-ctl", "xenstore-list": _FAKES / "xen" / "xenstore-list"}
 _PLACES = (Path("/usr/sbin"), Path("/usr/bin"))
 _LIMIT = 30
 
@@ -138,7 +138,7 @@ def version_3() -> "Iterator[None]":
         (OWN / "major").unlink()
 
 
-# --- Xen's domains, for the stand-in of xenstore-exists
+# --- Xen's domains, for the stand-in of xenstore-list
 
 
 class domains:  # noqa: N801 - a function that can be taken back

@@ -63,6 +63,8 @@ class Datapath(Model):
             self.attachments.pop(key, None)
             raise Refused(MISSING)
         found = self.attachments.setdefault(key, Attachment())
+        if domain not in found.attached:
+            self._drop_gone(found, sorted(found.attached.difference(found.active)))
         found.attached.add(domain)
         found.has_node = True
         return found

@@ -49,7 +49,7 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
     if lease.active.get(domain) == WRITE:
         mode = WRITE
     obstacles = lease.obstacles(domain, mode)
-    if _drop_dead_guests(lease, obstacles):
+    if drop_dead_guests(lease, obstacles):
         obstacles = lease.obstacles(domain, mode)
     if obstacles:
         raise VDIInUse(
@@ -76,7 +76,7 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
 def _undo(lease: Lease, domain: str) -> None:
     try:
         deactivate(lease, domain)
-    except StorageError as error:
+    except Exception as error:  # noqa: BLE001 - the client is told what had gone wrong before
         # The record tells what there is: the next verb on this VDI goes on from there.
         log.warning(f"{lease.zvol}: what was begun for {domain} is not undone: {error}")
 
@@ -97,13 +97,14 @@ def _serve(lease: Lease, mode: str) -> None:
         path = str(lease.node)
         # Open until the tapdisk has it open: meanwhile it cannot become the node of another zvol.
         descriptor = node.opened(path, lease.zvol)
+        if descriptor is None:
+            raise NodeMissing(f"The device node {path} of the zvol {lease.zvol} has just vanished: try again.")
         try:
             lease.tapdisk = tapdisk.new(path, readonly=readonly)
             lease.save()
             tapdisk.start(lease.tapdisk, _output(lease), lease.save)
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            os.close(descriptor)
     _link(tapdisk.socket(lease.tapdisk), nbd_socket(lease))
 
 
@@ -132,20 +133,21 @@ def _stop(lease: Lease) -> None:
 
 def settle(lease: Lease) -> None:
     """Drops the leases of those whose tapdisk is gone, and all that is left of it: nobody is served by it any more."""
-    if lease.tapdisk is not None and not tapdisk.is_serving(lease.tapdisk):
-        users = lease.users(TAPDISK)
+    users = lease.users(TAPDISK)
+    # None: a verb was killed before it had one, or after it had stopped it.
+    if bool(users) if lease.tapdisk is None else not tapdisk.is_serving(lease.tapdisk):
         log.warning(f"{lease.zvol}: its tapdisk is gone; leases that end with it: {', '.join(users) or 'none'}")
         _stop(lease)
         for domain in users:
             deactivate(lease, domain)
 
 
-def _drop_dead_guests(lease: Lease, domains: "list[str]") -> bool:
-    """Takes the leases back of VMs that are gone; whether there were any.
+def drop_dead_guests(lease: Lease, domains: "list[str]") -> bool:
+    """Takes back what VMs were given that are gone; whether there were any.
 
-    The client swallows the errors of a deactivate, and does not repeat it.
+    The client swallows the errors of a deactivate or detach, and does not repeat it.
     """
-    dead = [domain for domain in domains if leases.is_guest(domain) and not xen.domain_exists(domain)]
+    dead = _dead(domains)
     for domain in dead:
         log.warning(f"{lease.zvol}: {leases.called(domain)} is gone; its lease ends")
         detach(lease, domain)
@@ -176,9 +178,13 @@ def forget_unused(lease: Lease) -> bool:
 
 def meant(lease: Lease, domain: str) -> "list[str]":
     """The domains of the record that the client means: with "" it means a VM that is gone by now."""
-    if domain:
-        return [domain]
-    return [known for known in lease.attached if not known or (leases.is_guest(known) and not xen.domain_exists(known))]
+    return [domain] if domain else [*(known for known in lease.attached if not known), *_dead(list(lease.attached))]
+
+
+def _dead(domains: "list[str]") -> "list[str]":
+    """The VMs among them that are gone, and that no backend of the kernel works for any more."""
+    guests = [domain for domain in domains if leases.is_guest(domain)]
+    return xen.gone(guests) if guests else []
 
 
 # --- for the verbs of volumes and SRs
@@ -191,7 +197,7 @@ def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]
     """
     lease = leases.read(root, key)
     settle(lease)
-    _drop_dead_guests(lease, list(lease.active))
+    drop_dead_guests(lease, list(lease.active))
     if leases.exists(root, key):
         forget_unused(lease)
     users = [domain for way in served_by for domain in lease.users(way)]
@@ -223,13 +229,13 @@ def release(root: Root) -> None:
     For the holder of the SR's exclusive lock: nobody attaches or activates meanwhile.
     """
     for key in leases.all_of(root):
-        with lock.vdi(key):
+        with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
             try:
                 require_idle(root, key, "released")
             except VDIInUse as error:
                 raise SRInUse(f"The SR {root.uuid} is in use. {error}") from None
     for key in leases.all_of(root):
-        with lock.vdi(key):
+        with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
             lease = leases.read(root, key)
             lease.attached.clear()
             if not forget_unused(lease):
@@ -252,11 +258,11 @@ def recover(root: Root, *, imported_now: bool) -> None:
     now is told of in the log.
     """
     for key in leases.all_of(root):
-        with lock.vdi(key):
-            try:
+        try:
+            with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
                 _recover_one(root, key, imported_now=imported_now)
-            except StorageError as error:
-                log.warning(f"{root.volume(key)}: {error}")
+        except StorageError as error:
+            log.warning(f"{root.volume(key)}: {error}")
     for zvol in zfs.with_own_volmode(root.dataset):
         if not leases.exists(root, zvol.rpartition("/")[2]):
             log.warning(f"{zvol}: its device node is there and nobody has attached it")

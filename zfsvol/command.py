@@ -139,6 +139,7 @@ class Child:
         try:
             self._process.wait(_KILL_LIMIT)
         except subprocess.TimeoutExpired:
+            lock.left_to_a_child.append(self._process.pid)
             log.warning(f"left behind, not to be killed: pid {self._process.pid} {self.argv}")
 
 

@@ -9,6 +9,7 @@ import binascii
 
 from zfsvol import attachment, family, lock, naming, properties, zfs
 from zfsvol import lease as leases
+from zfsvol.errors import StorageError
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
 
@@ -79,9 +80,15 @@ def detach(dbg: str, uri: str, domain: str) -> None:
     root, key = naming.parse_uri(uri)
     if not leases.exists(root, key):
         return
+    # What may take long is done without the SR's lock.
+    with lock.vdi(key):
+        lease = leases.read(root, key)
+        meant = attachment.meant(lease, domain)
+        for known in meant:
+            attachment.deactivate(lease, known)
     with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
         lease = leases.read(root, key)
-        for known in attachment.meant(lease, domain):
+        for known in meant:
             attachment.detach(lease, known)
         attachment.forget_unused(lease)
 
@@ -89,7 +96,10 @@ def detach(dbg: str, uri: str, domain: str) -> None:
 def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
     """The VDI's record, with the domain in it, its node being there. `tell`: the domain is about to be told which."""
     lease = leases.read(root, key)
-    if domain not in lease.attached:
+    is_new = domain not in lease.attached
+    if is_new:
+        # Who was not detached, as the client had given up, would keep what was looked up for it.
+        attachment.drop_dead_guests(lease, [other for other in lease.attached if other not in lease.active])
         if not lease.attached:
             _look(lease)
         by_node = leases.is_dom0(domain) or (leases.is_guest(domain) and lease.datapath == BLKBACK)
@@ -97,10 +107,14 @@ def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
         lease.save()
     try:
         attachment.ensure_node(lease)
-    except zfs.Missing:
+    except StorageError as error:
+        if is_new:
+            attachment.detach(lease, domain)
+            attachment.forget_unused(lease)
+        if not isinstance(error, zfs.Missing):
+            raise
         from zfsvol import volume
 
-        lease.forget()
         raise volume.missing(root, key) from None
     if lease.way(domain) == NODE and (tell or lease.attached[domain] == _UNTOLD):
         lease.attached[domain] = str(lease.node)

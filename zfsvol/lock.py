@@ -20,6 +20,7 @@ DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
 POOLS_LIMIT = 1800
 SR_LIMIT = 120
 VDI_LIMIT = 240  # stopping what serves a disk may take half of it
+VDI_LIMIT_OF_ALL = 10  # for who holds the SR alone: all others wait for it
 _POLL = 0.01
 _POLL_MOST = 0.1  # of who has waited for long: a hundred that wait must not keep a processor busy
 
@@ -28,6 +29,9 @@ _POOLS = "pools"
 # The descriptors of the locks of SRs and VDIs that this process holds, for its children. Not that of the pools: a
 # command that hangs on one pool must not keep all others from being imported.
 held: "list[int]" = []
+
+# A child that could not be ended has them still: then the next verb must find the same files.
+left_to_a_child: "list[int]" = []
 
 
 class _Lock:
@@ -101,13 +105,14 @@ class _VDILock(_Lock):
         held.append(self.descriptor)
 
     def __exit__(self, *_exception: object) -> None:
-        try:
-            os.unlink(os.path.join(DIRECTORY, self.name))
-        except FileNotFoundError:
-            pass
+        if not left_to_a_child:
+            try:
+                os.unlink(os.path.join(DIRECTORY, self.name))
+            except FileNotFoundError:
+                pass
         super().__exit__()
 
 
-def vdi(uuid: str) -> _Lock:
+def vdi(uuid: str, *, limit: int = VDI_LIMIT) -> _Lock:
     """For verbs that change who uses the VDI, and those that need it to be used by nobody."""
-    return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, VDI_LIMIT)
+    return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, limit)

@@ -57,6 +57,16 @@ def _find(zvol: str, paths: "set[str]") -> "str | None":
     return next((path for path in sorted(paths) if is_of(path, zvol)), None)
 
 
+def _of_other_pools(zvol: str) -> "set[str]":
+    """Those that udev says are of zvols in other pools: to open one of a suspended pool may take for ever."""
+    own = os.path.join("/dev/zvol", zvol.partition("/")[0])
+    found: "set[str]" = set()
+    for directory, below, names in os.walk("/dev/zvol"):
+        below[:] = [name for name in below if os.path.join(directory, name) != own]
+        found.update(os.path.realpath(os.path.join(directory, name)) for name in names)
+    return found
+
+
 def linked(zvol: str) -> "str | None":
     """The zvol's node if udev's link leads to it."""
     path = os.path.realpath("/dev/zvol/" + zvol)
@@ -65,7 +75,7 @@ def linked(zvol: str) -> "str | None":
 
 def find(zvol: str) -> "str | None":
     """The zvol's node, None if it has none."""
-    return linked(zvol) or _find(zvol, _nodes())
+    return linked(zvol) or _find(zvol, _nodes() - _of_other_pools(zvol))
 
 
 def wait(zvol: str) -> None:
@@ -88,7 +98,7 @@ def show(zvol: str) -> str:
     began = again = time.monotonic()
     while True:
         # What was there before is looked at last: with many disks attached it would take its time.
-        path = _find(zvol, _nodes() - known) or linked(zvol)
+        path = _find(zvol, _nodes() - known - _of_other_pools(zvol)) or linked(zvol)
         if path is not None:
             return path
         now = time.monotonic()
@@ -131,8 +141,10 @@ def hide(zvol: str, path: "str | None") -> bool:
         except StorageError as error:
             log.warning(f"{zvol}: the device node stays: {error}")
             return False
-        if path is None or not (is_of(path, zvol) or _is_leaving(path)):
+        if path is None:
             path = find(zvol)
+        elif not (is_of(path, zvol) or _is_leaving(path)):
+            path = linked(zvol)  # and no look at all others, each time that a node goes
         if path is None:
             return True
         if time.monotonic() > began + _HIDE_LIMIT:

@@ -91,11 +91,6 @@ def is_serving(state: "State") -> bool:
     return "pid" in state and _is_alive(state) and _row(state) == (state["minor"], state["device"])
 
 
-def is_gone(state: "State") -> bool:
-    """Whether its process has ended, or was never started. No child process."""
-    return not _is_alive(state) if "pid" in state else not _processes(state)
-
-
 def stop(state: "State", output: str) -> None:
     """Closes the device, ends the process, and removes all that it leaves, however far it had come. Idempotent.
 
@@ -123,6 +118,7 @@ def _spawn(state: "State", output: str) -> int:
         status, said = _try(["spawn"], output=output, daemon={VARIABLE: state["token"]})
         if status == 0 and said.isdigit():
             return int(said)
+        _kill_unattached(state)
         if status != 1:  # the storage manager's own drivers have seen this one go away
             break
     raise TapdiskFailed(f"tapdisk cannot be started: {said or f'status {status}'}.")
@@ -191,7 +187,10 @@ def _kill(state: "State") -> None:
         if not _is_alive(state):
             return
         log.warning("tapdisk {} has nothing to serve and stays: signal {}".format(state["pid"], number))
-        os.kill(state["pid"], number)
+        try:
+            os.kill(state["pid"], number)
+        except ProcessLookupError:
+            pass
         if _ends(state, _KILL_LIMIT):
             return
     raise TapdiskFailed("The tapdisk {} cannot be ended.".format(state["pid"]))
@@ -228,6 +227,8 @@ def _free(state: "State") -> None:
         if status != errno.EAGAIN:
             break
         time.sleep(0.1)
+    if status == errno.EAGAIN:
+        raise TapdiskFailed("A process that is not known still has the minor {}.".format(state["minor"]))
     if status not in (0, *_NOBODY):
         log.warning("minor {} is not free: {}".format(state["minor"], said or os.strerror(status)))
 
@@ -301,8 +302,10 @@ def _has_token(pid: str, token: str) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return f"{VARIABLE}={token}".encode() in file.read().split(b"\0")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    except OSError as error:  # short of memory: it must not be taken for gone
+        raise TapdiskFailed(f"Whether the process {pid} is a tapdisk cannot be told: {error}.") from None
 
 
 def _row(state: "State") -> "tuple[int, str] | None":

@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What Xen knows of its domains. Reads only."""
 
-from zfsvol import command
-from zfsvol.command import CommandFailed
+import os
+
+from zfsvol import command, log
+from zfsvol.errors import StorageError
 
 _LIMIT = 10
+_BACKENDS = "/sys/bus/xen-backend/devices"  # those in the kernel: blkback's are vbd-<domid>-<device>
 
 
-def domain_exists(domid: str) -> bool:
-    """Whether there is a domain of this id. Where Xen cannot be asked, there is."""
-    # The status is the same for a path that is not there and a xenstore that does not answer; dom0 is always there.
-    return _has(domid) or not _has("0")
-
-
-def _has(domid: str) -> bool:
+def gone(domids: "list[str]") -> "list[str]":
+    """The domains among them that are gone for certain. Where xenstore cannot be asked, none is."""
     try:
-        command.run(["xenstore-exists", f"/local/domain/{domid}"], _LIMIT)
-    except CommandFailed:
+        alive = command.run(["xenstore-list", "/local/domain"], _LIMIT).split()
+    except StorageError as error:
+        log.warning(f"which VMs there are cannot be told: {error}")
+        return []
+    if "0" not in alive:  # dom0 is always there
+        return []
+    return [domid for domid in domids if domid not in alive and not _has_backend(domid)]
+
+
+def _has_backend(domid: str) -> bool:
+    try:
+        return any(name.startswith(f"vbd-{domid}-") for name in os.listdir(_BACKENDS))
+    except FileNotFoundError:
         return False
-    return True

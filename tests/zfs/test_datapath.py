@@ -297,7 +297,7 @@ class TestLeases:
         all_at_once("deactivate")
         all_at_once("detach")
 
-    @only_stand_in  # of xenstore-exists
+    @only_stand_in  # of xenstore-list
     def test_a_vm_that_is_gone(self, disk: Disk) -> None:
         """The client swallows errors of a deactivate, and calls it for "" when the domain is gone by then."""
         with blktap.domains(GUEST, OTHER_GUEST):

@@ -76,7 +76,7 @@ def test_the_sr_is_attached(disk: Disk) -> None:
         assert left() == [], point
 
 
-@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("number", range(1, 6))
 def test_while_a_child_runs(disk: Disk, number: int) -> None:
     """The child goes on, and holds the disk's lock until it has ended: but for the tapdisk, which would for ever."""
     kill("Datapath.activate", "during", number, prepare(disk, "activate"))

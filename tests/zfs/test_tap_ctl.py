@@ -590,16 +590,21 @@ class TestFaults:
 
 @only_stand_in
 def test_domains() -> None:
-    """Status 1 where there is none, and a complaint with it where nobody knows."""
+    """dom0 and those that there are; a complaint where nobody knows."""
 
-    def exists(number: int) -> "tuple[int, bool]":
-        done = subprocess.run(["xenstore-exists", f"/local/domain/{number}"], stderr=subprocess.PIPE)
-        return done.returncode, bool(done.stderr)
+    def listed() -> "tuple[int, list[str], bool]":
+        done = subprocess.run(
+            ["xenstore-list", "/local/domain"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        return done.returncode, done.stdout.split(), bool(done.stderr)
 
-    assert exists(7) == (1, True)
+    assert listed() == (1, [], True)
     with blktap.domains("7"):
-        assert (exists(7), exists(8)) == ((0, False), (1, False))
+        assert listed() == (0, ["0", "7"], False)
         with blktap.domains("8", "9"):
-            assert (exists(7), exists(8)) == ((1, False), (0, False))
-        assert (exists(7), exists(8)) == ((0, False), (1, False))
-    assert exists(7) == (1, True)
+            assert listed() == (0, ["0", "8", "9"], False)
+        assert listed() == (0, ["0", "7"], False)
+    assert listed() == (1, [], True)
