@@ -15,9 +15,10 @@ others were made from is moved to the SR's graveyard. So this is all that there 
 
 import functools
 import os
+import time
 
 from zfsvol import lock, log, naming, zfs
-from zfsvol.errors import StorageError
+from zfsvol.errors import NoSpace, StorageError
 from zfsvol.naming import Root
 
 TYPE_CHECKING = False
@@ -32,6 +33,9 @@ _EMPTY = 1 << 20
 _EMPTY_CLONE = 64 << 10
 
 _ROUNDS = 5
+
+_SPACE_TRIES = 40
+_SPACE_PAUSE = 0.25
 
 
 class Interrupted(StorageError):
@@ -235,7 +239,17 @@ def bury(root: Root, kept: "dict[str, int]") -> None:
     for dataset, reserved in kept.items():
         if reserved:
             _unreserve(dataset)
-        zfs.rename(dataset, root.grave(dataset.rpartition("/")[2], os.urandom(4).hex()))
+        _move_to_grave(root, dataset)
+
+
+def _move_to_grave(root: Root, dataset: str) -> None:
+    for _ in range(_SPACE_TRIES):
+        try:
+            zfs.rename(dataset, root.grave(dataset.rpartition("/")[2], os.urandom(4).hex()))
+            return
+        except NoSpace:  # what the removal has freed takes a moment to be free
+            time.sleep(_SPACE_PAUSE)
+    raise NoSpace(f"The pool is so full that {dataset}, which is removed, cannot be moved to {root.graveyard}.")
 
 
 def _unreserve(dataset: str) -> None:

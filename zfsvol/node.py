@@ -21,15 +21,22 @@ _BLKZNAME = (2 << 30) | (256 << 16) | (0x12 << 8) | 125
 _SHOW_LIMIT = 30
 _HIDE_LIMIT = 10
 _POLL = 0.002
+_OPEN_TRIES = 5
 _AGAIN = 1
 
 
 def opened(path: str, zvol: str) -> "int | None":
     """A descriptor of the node, for reading, if it is that of the zvol. While it is open, it stays that of the zvol."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None  # not there, or about to vanish
+    for _ in range(_OPEN_TRIES):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            break
+        except FileNotFoundError:
+            return None
+        except OSError:
+            time.sleep(_POLL)  # it is about to vanish, or ZFS is busy with the names of zvols
+    else:
+        return None
     try:
         name = fcntl.ioctl(descriptor, _BLKZNAME, bytes(256)).split(b"\0")[0]
     except OSError:

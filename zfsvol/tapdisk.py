@@ -127,9 +127,8 @@ def _spawn(state: "State", output: str) -> int:
 def _attach(state: "State") -> None:
     # The pid is told before the process listens, and whether or not it will.
     end = time.monotonic() + _START_LIMIT
-    listens = "{}/ctl{}".format(CONTROL, state["pid"])
     while True:
-        while not os.path.exists(listens) and _is_alive(state) and time.monotonic() < end:
+        while not os.path.exists(_control_socket(state)) and _is_alive(state) and time.monotonic() < end:
             time.sleep(_POLL)
         status, said = _try(["attach", *_who(state)])
         if status == 0:
@@ -314,8 +313,8 @@ def _row(state: "State") -> "tuple[int, str] | None":
     Raises TapdiskFailed and CommandTimeout where it is there and does not answer.
     """
     lines = _run(["list", "-p", str(state["pid"])]).splitlines()
-    if not lines and _is_alive(state):
-        # tap-ctl tells of one that answers, if only its pid.
+    if not lines and _is_alive(state) and os.path.exists(_control_socket(state)):
+        # tap-ctl tells of one that answers, if only its pid. One that does not listen yet was never told anything.
         raise TapdiskFailed("The tapdisk {} of {} does not answer.".format(state["pid"], state["device"]))
     for line in lines:
         found = _ROW.match(line)
@@ -336,6 +335,10 @@ def _inode(marker: str) -> "int | None":
         return os.stat(marker).st_ino
     except OSError:
         return None
+
+
+def _control_socket(state: "State") -> str:
+    return "{}/ctl{}".format(CONTROL, state["pid"])
 
 
 def _who(state: "State") -> "list[str]":

@@ -336,6 +336,16 @@ class TestFaults:
             call("Datapath.deactivate", uri=disk.uri, domain=GUEST)
         disk.verb("detach", GUEST)
 
+    def test_killed_before_the_tapdisk_listens(self, disk: Disk) -> None:
+        """It answers nothing yet, and has nothing to write: it goes."""
+        disk.attach(GUEST)
+        with blktap.faults({"command": "spawn", "late": 5, "times": 1}):
+            process = client.start("Datapath.activate", uri=disk.uri, domain=GUEST)
+            wait_until(lambda: (disk.record.tapdisk or {}).get("pid"), "the tapdisk to be in the record", 10)
+            process.kill()
+            process.communicate()
+            disk.drop(GUEST)
+
     @pytest.mark.parametrize("command", ["allocate", "spawn", "attach", "open", "list"])
     def test_a_command_hangs(self, disk: Disk, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """None waits for ever, and what had been begun is undone."""
@@ -440,7 +450,7 @@ class TestToolstackRestart:
         """All that is in the group is killed, at whatever moment: then the disk can be activated, or let go."""
         chance = random.Random(7)
         given = disk.attach(GUEST)
-        for number in range(12):
+        for number in range(8):
             process = self.start(service, "Datapath.activate", disk)
             time.sleep(chance.uniform(0.1, 0.9))
             for pid in self.members(service):

@@ -15,15 +15,25 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import HealthCheck, note, settings, strategies
-from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis import note, strategies
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from tests import attached, blktap, zvol
 from tests.client import VerbError, call_inside
 from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, way
 from tests.model import GRANULE, Refused, checksum, noise, observed
 from tests.zfs.conftest import Bench
-from tests.zfs.test_model import ANY, BLOCK, Killed, Volumes, busy_at_once, check, dying, nodes_without_udev
+from tests.zfs.test_model import (
+    ANY,
+    BLOCK,
+    Killed,
+    Volumes,
+    busy_at_once,
+    check,
+    dying,
+    nodes_without_udev,
+    run_machine,
+)
 from zfsvol import lock, zfs
 from zfsvol.naming import Root
 
@@ -31,8 +41,6 @@ __all__ = ["busy_at_once", "nodes_without_udev"]
 
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "150"))
 STEPS_EACH = 40
-# Hypothesis begins with some that have hardly a step.
-SHORT = 12
 LOOK_EVERY = 6
 FEW = 3
 MOST = 4
@@ -369,14 +377,4 @@ def xen() -> "Iterator[None]":
 
 def test_datapaths(bench: Bench, busy_at_once: None, nodes_without_udev: None, xen: None) -> None:
     Datapaths.sr = bench.sr()
-    run_state_machine_as_test(
-        Datapaths,
-        settings=settings(
-            max_examples=SHORT + STEPS // STEPS_EACH,
-            stateful_step_count=STEPS_EACH,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Datapaths, STEPS, STEPS_EACH)

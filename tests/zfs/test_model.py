@@ -8,7 +8,7 @@ that reproduces it.
 from contextlib import contextmanager
 import copy
 import os
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Type
 
 import pytest
 
@@ -24,7 +24,7 @@ from tests.zfs.conftest import Bench, run
 from zfsvol import command, family, zfs
 from zfsvol.naming import Root
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "300"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "180"))
 STEPS_EACH = 30
 # Hypothesis begins with some that have hardly a step.
 SHORT = 12
@@ -287,17 +287,22 @@ def check(sr: str) -> None:
     assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
 
 
-def test_families(bench: Bench, busy_at_once: None, nodes_without_udev: None) -> None:
-    Families.sr = bench.sr()
-    run("zfs", "set", "volmode=dev", Families.sr)
+def run_machine(machine: "Type[Volumes]", steps: int, each: int) -> None:
+    """As many examples of `each` steps as make up `steps`, about."""
     run_state_machine_as_test(
-        Families,
+        machine,
         settings=settings(
-            max_examples=SHORT + STEPS // STEPS_EACH,
-            stateful_step_count=STEPS_EACH,
+            max_examples=SHORT + steps // each,
+            stateful_step_count=each,
             deadline=None,
             database=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_families(bench: Bench, busy_at_once: None, nodes_without_udev: None) -> None:
+    Families.sr = bench.sr()
+    run("zfs", "set", "volmode=dev", Families.sr)
+    run_machine(Families, STEPS, STEPS_EACH)
