@@ -109,6 +109,8 @@ def _finish(dataset: str, child: command.Child, limit: int) -> str:
     try:
         return child.finish(limit, lambda: pool_state(pool) == "SUSPENDED")
     except CommandFailed as error:
+        if "suspended" in error.stderr:
+            require_pool(pool)  # it says which disk is the reason
         raise _translate(error) from None
     except CommandTimeout as error:
         log.warning(str(error))

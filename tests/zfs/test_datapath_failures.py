@@ -450,7 +450,7 @@ class TestToolstackRestart:
         """All that is in the group is killed, at whatever moment: then the disk can be activated, or let go."""
         chance = random.Random(7)
         given = disk.attach(GUEST)
-        for number in range(8):
+        for number in range(6):
             process = self.start(service, "Datapath.activate", disk)
             time.sleep(chance.uniform(0.1, 0.9))
             for pid in self.members(service):

@@ -39,7 +39,7 @@ from zfsvol.naming import Root
 
 __all__ = ["busy_at_once", "nodes_without_udev"]
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "150"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "100"))
 STEPS_EACH = 40
 LOOK_EVERY = 6
 FEW = 3
