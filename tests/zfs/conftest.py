@@ -188,6 +188,14 @@ def shared_sr(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[str]":
 
 
 @pytest.fixture
+def emptied_sr(shared_sr: str) -> "Iterator[str]":
+    """The same, with nothing in it after each test."""
+    yield shared_sr
+    for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", shared_sr).splitlines()[1:]:
+        wait_for("zfs", "destroy", "-R", name)
+
+
+@pytest.fixture
 def disk(shared_sr: str) -> "Any":
     """A VDI in it, as a tests.zfs.disk.Disk."""
     from tests.zfs.disk import new_disk

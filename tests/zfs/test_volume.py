@@ -242,3 +242,9 @@ class TestUnknown:
             with pytest.raises(VerbError) as caught:
                 call(verb, sr=unknown, key=new_uuid(), **arguments)
             assert caught.value.code == "SR_BACKEND_FAILURE_47"
+
+
+@pytest.fixture
+def sr(emptied_sr: str) -> str:
+    """One for all tests here."""
+    return emptied_sr
