@@ -105,7 +105,8 @@ def show(zvol: str) -> str:
     began = again = time.monotonic()
     while True:
         # What was there before is looked at last: with many disks attached it would take its time.
-        path = _find(zvol, _nodes() - known - _of_other_pools(zvol)) or linked(zvol)
+        new = _nodes() - known
+        path = (_find(zvol, new - _of_other_pools(zvol)) if new else None) or linked(zvol)
         if path is not None:
             return path
         now = time.monotonic()
@@ -114,9 +115,8 @@ def show(zvol: str) -> str:
                 f"The zvol {zvol} has had no device node for {_SHOW_LIMIT} seconds. Look at the kernel's log, and "
                 "whether udev works ('udevadm settle'), and try again."
             )
-        if now > again + _AGAIN or not known:
-            known = set()
         if now > again + _AGAIN:
+            known = set()
             zfs.set_properties(zvol, {"volmode": "dev"})
             again = now
         time.sleep(_POLL)
