@@ -207,6 +207,9 @@ def _found() -> "list[str]":
 
 def leftovers() -> "list[str]":
     """Files and processes of tapdisks: there are none when everything is detached."""
+    owners = set(tapdisks())
+    # An NBD server ends a moment after its tapdisk that was killed.
+    wait_for_end(*(pid for pid, parent, name in _processes() if name == "qemu-nbd" and parent not in owners))
     return [thing for thing in _found() if thing not in _others]
 
 

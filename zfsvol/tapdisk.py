@@ -45,6 +45,8 @@ _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
 # What opening a zvol can answer while its node is looked at or other zvols come and go.
 _OPEN_AGAIN = (errno.ENOENT, errno.EBUSY, errno.ENXIO, errno.EINTR)
 
+_PF_EXITING = 0x4  # proc(5) and linux/sched.h: of a process that has begun to end
+
 _ROW = re.compile(r"pid=(\d+) minor=(\d+) state=(\S+)(?: args=aio:(.*))?\Z")
 
 
@@ -245,7 +247,7 @@ def _find_minor(state: "State", output: str) -> None:
 
 def _remove_sockets(pid: int) -> None:
     """What a killed tapdisk leaves."""
-    if not _has_ended(pid):
+    if _environment(str(pid)):
         return  # another has the number
     sockets = re.compile(rf"(ctl|nbdclient){pid}\Z|nbd(-old|server|server-new)?{pid}\.[0-9]+\Z")
     for directory, pattern in ((CONTROL, sockets), (_SHARED_MEMORY, re.compile(rf"td3-{pid}(\D.*)?\Z"))):
@@ -264,7 +266,16 @@ def _remove_sockets(pid: int) -> None:
 
 
 def _is_alive(state: "State") -> bool:
-    return _has_token(str(state["pid"]), state["token"])
+    """One that is ending is waited for: what it has begun to write is written until it has ended."""
+    pid = str(state["pid"])
+    if _has_token(pid, state["token"]):
+        return True
+    end = time.monotonic() + _EXIT_LIMIT
+    while _is_ending(pid):
+        if time.monotonic() > end:
+            raise TapdiskFailed("The tapdisk {} of {} is ending and may write yet.".format(pid, state["device"]))
+        time.sleep(_POLL)
+    return False
 
 
 def _ends(state: "State", seconds: float) -> bool:
@@ -284,25 +295,31 @@ def _has_open(pid: int, device: str) -> bool:
         return False  # it has just ended
 
 
-def _has_ended(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
 def _processes(state: "State") -> "list[int]":
     """All processes with the token: those of a tapdisk that is being started."""
     return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _has_token(pid, state["token"])]
 
 
 def _has_token(pid: str, token: str) -> bool:
+    return f"{VARIABLE}={token}".encode() in _environment(pid).split(b"\0")
+
+
+def _is_ending(pid: str) -> bool:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{VARIABLE}={token}".encode() in file.read().split(b"\0")
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return fields[0] not in "ZX" and bool(int(fields[6]) & _PF_EXITING)
+
+
+def _environment(pid: str) -> bytes:
+    """Empty where no process has the number, or one that has ended or is ending: its memory is the first to go."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
     except OSError as error:  # short of memory: it must not be taken for gone
         raise TapdiskFailed(f"Whether the process {pid} is a tapdisk cannot be told: {error}.") from None
 

@@ -28,9 +28,10 @@ PLACES = (leases.DIRECTORY, "/dev/sm/phy", "/run/blktap-control/nbd")
 
 def left() -> "List[str]":
     """What is there only while something is attached."""
-    found = [str(path) for place in PLACES for path in Path(place).glob("*/*")]
+    found = blktap.leftovers()  # first: a process that is about to end has a node open
+    found += [str(path) for place in PLACES for path in Path(place).glob("*/*")]
     found += [str(path) for path in Path("/run/lock/zfs-vol").glob("vdi-*")]
-    return found + sorted(zvol.nodes().values()) + blktap.leftovers()
+    return found + sorted(zvol.nodes().values())
 
 
 def clear() -> None:
