@@ -123,13 +123,18 @@ class Bench:
         return disk
 
     def sr(self, **configuration: str) -> str:
-        """A new SR, attached; without device-config on a disk of its own."""
-        if not configuration:
-            configuration = {"device": self.disk()}
-        answer = client.call(
+        """A new SR, attached; without a place in device-config on a disk of its own.
+
+        Without autotrim, whose thread lets each export and destruction of a pool wait for a second.
+        """
+        if not {"device", "vdev", "zpool"} & set(configuration):
+            configuration["device"] = self.disk()
+        if "zpool" not in configuration:
+            configuration.setdefault("autotrim", "off")
+        answer = client.call_inside(
             "SR.create", uuid=client.new_uuid(), configuration=configuration, name="sr", description=""
         )
-        return str(client.call("SR.attach", configuration=answer))
+        return str(client.call_inside("SR.attach", configuration=answer))
 
     def pool(self, *vdevs: str, name: str = "tank") -> str:
         """A pool as an administrator makes one."""

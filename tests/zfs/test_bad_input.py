@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Requests that cannot be met: each is refused with its code and a sentence, and nothing is changed."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
@@ -23,72 +24,89 @@ def refused(configuration: "dict[str, str]", uuid: str = "") -> VerbError:
 
 def content(device: str) -> bytes:
     """The first and the last MiB of a device, where labels and partition tables are."""
-    data = Path(device).read_bytes()
-    return data[:MIB] + data[-MIB:]
+    with open(device, "rb") as file:
+        first = file.read(MIB)
+        file.seek(-MIB, os.SEEK_END)
+        return first + file.read()
 
 
-@pytest.mark.parametrize(
-    ("configuration", "code"),
-    [
-        ({}, DEVICE_MISSING),
-        ({"ashift": "12"}, DEVICE_MISSING),
-        ({"device": ""}, DEVICE_MISSING),
-        ({"device": "{0}", "vdev": "mirror {1} {2}"}, INVALID),
-        ({"device": "{0}", "zpool": "tank"}, INVALID),
-        ({"device": "{0}", "ashfit": "12"}, INVALID),
-        ({"device": "{0}", "ashift": "3"}, INVALID),
-        ({"device": "{0}", "ashift": "12 -o x=y"}, INVALID),
-        ({"device": "{0}", "compression": "best"}, INVALID),
-        ({"device": "{0}", "compression": "on -f"}, INVALID),
-        ({"device": "{0}", "volblocksize": "3K"}, INVALID),
-        ({"device": "{0}", "provisioning": "fat"}, INVALID),
-        ({"device": "{0}", "quota": "-1"}, INVALID),
-        ({"device": "{0}", "encryption": "aes-256-gcm"}, INVALID),
-        ({"device": "{0}", "encryption-key-file": "/nowhere/key"}, INVALID),
-        ({"device": "{0}", "encryption-key-file": "/dev/null"}, INVALID),
-        ({"device": "{0}", "sr_uuid": "00000000-0000-0000-0000-000000000000"}, INVALID),
-        ({"device": "sdb"}, DEVICE_INVALID),
-        ({"device": "-f"}, DEVICE_INVALID),
-        ({"device": "/etc/passwd"}, DEVICE_INVALID),
-        ({"device": "/dev/../etc/passwd"}, DEVICE_INVALID),
-        ({"device": "/dev/null"}, DEVICE_INVALID),
-        ({"device": "/dev/nosuchdisk"}, DEVICE_INVALID),
-        ({"device": "{0},{0}"}, INVALID),
-        ({"device": "{0}, "}, DEVICE_INVALID),
-        ({"vdev": "-f {0}"}, DEVICE_INVALID),
-        ({"vdev": "-o ashift=9 {0}"}, DEVICE_INVALID),
-        ({"vdev": "{0} -R /mnt"}, DEVICE_INVALID),
-        ({"vdev": "--help"}, DEVICE_INVALID),
-        ({"vdev": "mirror {0}"}, INVALID),
-        ({"vdev": "raidz2 {0} {1}"}, INVALID),
-        ({"vdev": "mirror {0} {0}"}, INVALID),
-        ({"vdev": "log {0}"}, INVALID),
-        ({"vdev": "raidz9 {0} {1} {2}"}, DEVICE_INVALID),
-        ({"vdev": "mirror {0} /dev/../dev/sda"}, DEVICE_INVALID),
-        ({"vdev": "mirror {0} {1} {2} raidz"}, INVALID),
-        ({"zpool": "nosuchpool"}, UNAVAILABLE),
-        ({"zpool": "tank/nosuchdataset"}, UNAVAILABLE),
-        ({"zpool": "-r"}, INVALID),
-        ({"zpool": "tank/../x"}, INVALID),
-        ({"zpool": "tank@snap"}, INVALID),
-        ({"zpool": "tank", "ashift": "12"}, INVALID),
-        ({"zpool": "tank/sr-00000000-0000-0000-0000-000000000000"}, INVALID),
-        ({"device": "{3}"}, DEVICE_INVALID),
-        ({"zpool": "tank", "force-create": "true"}, INVALID),
-    ],
-    ids=lambda value: " ".join(map("=".join, value.items())) if isinstance(value, dict) else value[19:],
-)
-def test_device_config(bench: Bench, configuration: "dict[str, str]", code: str) -> None:
+@pytest.fixture(scope="class")
+def untouched(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[list[str]]":
+    """Three empty disks and one that is too small, beside a pool `tank`: what a refusal leaves as it is."""
+    bench = Bench(tmp_path_factory.mktemp("untouched"))
     bench.pool()
-    disks = [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
-    before = [content(disk) for disk in disks]
-    error = refused({name: text.format(*disks) for name, text in configuration.items()})
-    assert error.code == code, error.sentence
-    assert len(error.sentence) > 20
-    assert [content(disk) for disk in disks] == before
+    yield [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
+    bench.close()
 
 
-def test_missing_device_reads_as_xcp_ng_tests_want_it(bench: Bench) -> None:
+class TestDeviceConfig:
+    @pytest.mark.parametrize(
+        ("configuration", "code"),
+        [
+            ({}, DEVICE_MISSING),
+            ({"ashift": "12"}, DEVICE_MISSING),
+            ({"device": ""}, DEVICE_MISSING),
+            ({"device": "{0}", "vdev": "mirror {1} {2}"}, INVALID),
+            ({"device": "{0}", "zpool": "tank"}, INVALID),
+            ({"device": "{0}", "ashfit": "12"}, INVALID),
+            ({"device": "{0}", "ashift": "3"}, INVALID),
+            ({"device": "{0}", "ashift": "12 -o x=y"}, INVALID),
+            ({"device": "{0}", "compression": "best"}, INVALID),
+            ({"device": "{0}", "compression": "on -f"}, INVALID),
+            ({"device": "{0}", "volblocksize": "3K"}, INVALID),
+            ({"device": "{0}", "provisioning": "fat"}, INVALID),
+            ({"device": "{0}", "quota": "-1"}, INVALID),
+            ({"device": "{0}", "encryption": "aes-256-gcm"}, INVALID),
+            ({"device": "{0}", "encryption-key-file": "/nowhere/key"}, INVALID),
+            ({"device": "{0}", "encryption-key-file": "/dev/null"}, INVALID),
+            ({"device": "{0}", "sr_uuid": "00000000-0000-0000-0000-000000000000"}, INVALID),
+            ({"device": "sdb"}, DEVICE_INVALID),
+            ({"device": "-f"}, DEVICE_INVALID),
+            ({"device": "/etc/passwd"}, DEVICE_INVALID),
+            ({"device": "/dev/../etc/passwd"}, DEVICE_INVALID),
+            ({"device": "/dev/null"}, DEVICE_INVALID),
+            ({"device": "/dev/nosuchdisk"}, DEVICE_INVALID),
+            ({"device": "{0},{0}"}, INVALID),
+            ({"device": "{0}, "}, DEVICE_INVALID),
+            ({"vdev": "-f {0}"}, DEVICE_INVALID),
+            ({"vdev": "-o ashift=9 {0}"}, DEVICE_INVALID),
+            ({"vdev": "{0} -R /mnt"}, DEVICE_INVALID),
+            ({"vdev": "--help"}, DEVICE_INVALID),
+            ({"vdev": "mirror {0}"}, INVALID),
+            ({"vdev": "raidz2 {0} {1}"}, INVALID),
+            ({"vdev": "mirror {0} {0}"}, INVALID),
+            ({"vdev": "log {0}"}, INVALID),
+            ({"vdev": "raidz9 {0} {1} {2}"}, DEVICE_INVALID),
+            ({"vdev": "mirror {0} /dev/../dev/sda"}, DEVICE_INVALID),
+            ({"vdev": "mirror {0} {1} {2} raidz"}, INVALID),
+            ({"zpool": "nosuchpool"}, UNAVAILABLE),
+            ({"zpool": "tank/nosuchdataset"}, UNAVAILABLE),
+            ({"zpool": "-r"}, INVALID),
+            ({"zpool": "tank/../x"}, INVALID),
+            ({"zpool": "tank@snap"}, INVALID),
+            ({"zpool": "tank", "ashift": "12"}, INVALID),
+            ({"zpool": "tank/sr-00000000-0000-0000-0000-000000000000"}, INVALID),
+            ({"device": "{3}"}, DEVICE_INVALID),
+            ({"zpool": "tank", "force-create": "true"}, INVALID),
+        ],
+        ids=lambda value: " ".join(map("=".join, value.items())) if isinstance(value, dict) else value[19:],
+    )
+    def test_refused(self, untouched: "list[str]", configuration: "dict[str, str]", code: str) -> None:
+        before = [content(disk) for disk in untouched]
+        error = refused({name: text.format(*untouched) for name, text in configuration.items()})
+        assert error.code == code, error.sentence
+        assert len(error.sentence) > 20
+        assert [content(disk) for disk in untouched] == before
+
+    @pytest.mark.parametrize("uuid", ["", "x", "../../etc", "-f", "0" * 36, new_uuid().upper()])
+    def test_sr_uuid(self, untouched: "list[str]", uuid: str) -> None:
+        configuration = {"device": untouched[0]}
+        with pytest.raises(VerbError) as caught:
+            call_badly("SR.create", uuid=uuid, configuration=configuration, name="", description="")
+        assert caught.value.code == INVALID
+
+
+def test_missing_device_reads_as_xcp_ng_tests_want_it() -> None:
     with pytest.raises(VerbError) as caught:
         call("SR.create", uuid=new_uuid(), configuration={}, name="", description="")
     assert caught.value.args == (DEVICE_MISSING, ["", "The request is missing the device parameter", ""])
@@ -174,14 +192,6 @@ def test_an_sr_that_exists(bench: Bench) -> None:
     assert refused({"zpool": pool}, uuid).code == "SR_BACKEND_FAILURE_42"
 
 
-@pytest.mark.parametrize("uuid", ["", "x", "../../etc", "-f", "0" * 36, new_uuid().upper()])
-def test_sr_uuid(bench: Bench, uuid: str) -> None:
-    configuration = {"device": bench.disk(64 * MIB)}
-    with pytest.raises(VerbError) as caught:
-        call_badly("SR.create", uuid=uuid, configuration=configuration, name="", description="")
-    assert caught.value.code == INVALID
-
-
 SR_VERBS: "list[tuple[str, dict[str, Any]]]" = [
     ("SR.stat", {}),
     ("SR.ls", {}),
@@ -221,9 +231,9 @@ class TestUnknownSR:
 
 @pytest.mark.parametrize("key", ["", "-r", "../x", "a@b", ".gone", new_uuid() + "@x", new_uuid() + "/x"])
 @pytest.mark.parametrize("verb", ["Volume.stat", "Volume.destroy"])
-def test_volume_key(sr: str, verb: str, key: str) -> None:
+def test_volume_key(shared_sr: str, verb: str, key: str) -> None:
     with pytest.raises(VerbError) as caught:
-        call_badly(verb, sr=sr, key=key)
+        call_badly(verb, sr=shared_sr, key=key)
     assert caught.value.code == INVALID
 
 

@@ -94,19 +94,11 @@ def picture(sr: str) -> "tuple[Any, Any]":
     return (stat["name"], stat["description"]), call("SR.ls", sr=sr)
 
 
-def new_sr(bench: Bench, form: str = "device", **configuration: str) -> str:
-    """An attached SR in a pool of its own on a new disk, or in a pool `tank`, which is made if need be.
-
-    Without autotrim, whose thread lets each export and destruction of a pool wait for a second.
-    """
+def new_sr(bench: Bench, form: str) -> str:
+    """An attached SR in a pool of its own on a new disk, or in a pool `tank`, which is made if need be."""
     if form == "zpool":
-        if not state_of("tank"):
-            bench.pool()
-        configuration["zpool"] = "tank"
-    else:
-        configuration.update(device=bench.disk(), autotrim="off")
-    answer = call("SR.create", uuid=new_uuid(), configuration=configuration, name="sr", description="")
-    return str(call("SR.attach", configuration=answer))
+        return bench.sr(zpool="tank" if state_of("tank") else bench.pool())
+    return bench.sr()
 
 
 def raw_names(sr: str) -> "set[str]":
@@ -161,12 +153,6 @@ def repeat(verb: str, done_already: str, **arguments: Any) -> None:
     except VerbError as error:
         if error.code != done_already:
             raise
-
-
-@pytest.fixture
-def sr(bench: Bench) -> str:
-    """An attached SR on one disk."""
-    return new_sr(bench)
 
 
 @pytest.mark.parametrize("form", ["device", "zpool"])
@@ -482,7 +468,7 @@ def test_revert_killed_while_a_command_runs(sr: str) -> None:
 
 @pytest.mark.parametrize("shape", ["plain", "with dependents", "last dependent", "with a temporary", "thick"])
 def test_volume_destroy(bench: Bench, shape: str) -> None:
-    sr = new_sr(bench, **({"provisioning": "thick"} if shape == "thick" else {}))
+    sr = bench.sr(**({"provisioning": "thick"} if shape == "thick" else {}))
     size = 64 * MIB if shape == "thick" else GIB
 
     def disk() -> str:

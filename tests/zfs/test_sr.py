@@ -53,7 +53,8 @@ class TestOnDevices:
         assert 0.5 * GIB < stat["free_space"] <= stat["total_space"] < GIB
 
     def test_defaults(self, bench: Bench) -> None:
-        sr = bench.sr(device=bench.disk())
+        _, configuration = create({"device": bench.disk()})
+        sr = call("SR.attach", configuration=configuration)
         assert pool_value(sr, "ashift") == "12"
         assert pool_value(sr, "autotrim") == "on"
         assert pool_value(sr, "cachefile") == "none"
