@@ -10,6 +10,7 @@ goes wrong:
   dies: True         spawn: the process ends before it has a socket
   late               spawn: seconds until it has one
   lingers            detach: seconds that the process stays after the last one
+  mute: True         list: the answers of tapdisks are late; tap-ctl tells of a tapdisk without images then
   hang-until-poked   close: hangs until the next `list`
 
 A tapdisk that answers nothing at all is one that got SIGSTOP.
@@ -121,6 +122,11 @@ def faults(*dicts: "dict[str, Any]") -> "Iterator[None]":
         _set_faults([])
 
 
+def faults_left() -> int:
+    """How often commands will fail yet."""
+    return sum(int(fault["times"]) for fault in json.loads((OWN / "faults.json").read_text()))
+
+
 def log() -> "list[dict[str, Any]]":
     """The commands that have ended, as dictionaries of `argv` and `rc`."""
     path = OWN / "log"
@@ -209,7 +215,8 @@ def leftovers() -> "list[str]":
     """Files and processes of tapdisks: there are none when everything is detached."""
     owners = set(tapdisks())
     # An NBD server ends a moment after its tapdisk that was killed.
-    wait_for_end(*(pid for pid, parent, name in _processes() if name == "qemu-nbd" and parent not in owners))
+    servers = [pid for pid, parent, name in _processes() if name == "qemu-nbd" and parent not in owners]
+    wait_for_end(*(pid for pid in servers if f"qemu-nbd {pid}" not in _others))
     return [thing for thing in _found() if thing not in _others]
 
 

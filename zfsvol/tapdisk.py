@@ -15,6 +15,7 @@ never used for a second image. Facts: blktap 3.55 and 4.0, measured; error codes
 import errno
 import os
 import re
+import stat
 import time
 
 from zfsvol import command, log
@@ -28,20 +29,24 @@ if TYPE_CHECKING:
     State = dict[str, Any]
 
 CONTROL = "/run/blktap-control"
+_CGCLASSIFY = "/usr/bin/cgclassify"
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - tapdisk's statistics are there
 VARIABLE = "ZFSVOL_TAPDISK"
 
 # Seconds. tap-ctl itself has limits of 10 for most answers, and waits for ever for some.
 _LIMIT = 30
 _CLOSE_LIMIT = 40
-_START_LIMIT = 10
+_START_LIMIT = 30
 _EXIT_LIMIT = 10
+_LISTEN_LIMIT = 1
 _KILL_LIMIT = 5
 _POLL = 0.005
 _SPAWN_TRIES = 5
 
 # tap-ctl's status for a tapdisk that is not there, or not any more; or not yet.
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
+# `free` of a minor that a process has yet: blktap 4 (flock) and 3 (its kernel module).
+_HELD = (errno.EAGAIN, errno.EBUSY)
 # What opening a zvol can answer while its node is looked at or other zvols come and go.
 _OPEN_AGAIN = (errno.ENOENT, errno.EBUSY, errno.ENXIO, errno.EINTR)
 
@@ -72,6 +77,7 @@ def start(state: "State", output: str, save: "Callable[[], None]") -> None:
     state["pid"] = _spawn(state, output)
     save()
     os.unlink(output)
+    _classify(state["pid"])
     _attach(state)
     opening = ["open", *_who(state), "-a", f"aio:{device}", *(["-R"] if state["readonly"] else [])]
     end = time.monotonic() + _START_LIMIT
@@ -124,6 +130,18 @@ def _spawn(state: "State", output: str) -> int:
         if status != 1:  # the storage manager's own drivers have seen this one go away
             break
     raise TapdiskFailed(f"tapdisk cannot be started: {said or f'status {status}'}.")
+
+
+def _classify(pid: int) -> None:
+    """Gives it the control groups, and so the share of the processors, that the host's rules have for tapdisks.
+
+    As the storage manager does. A tapdisk without works as well.
+    """
+    if os.path.exists(_CGCLASSIFY):
+        try:
+            command.run([_CGCLASSIFY, str(pid)], _LIMIT)
+        except (CommandFailed, CommandTimeout) as error:
+            log.warning(f"tapdisk {pid}: {error}")
 
 
 def _attach(state: "State") -> None:
@@ -182,7 +200,7 @@ def _kill(state: "State") -> None:
     """Ends a process that has no image and stays. Raises TapdiskFailed where it has: it may be about to write."""
     import signal
 
-    if _has_open(state["pid"], state["device"]):
+    if _has_open(state["pid"]):
         raise TapdiskFailed("The tapdisk {} does not let go of {}.".format(state["pid"], state["device"]))
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not _is_alive(state):
@@ -225,10 +243,10 @@ def _free(state: "State") -> None:
         return  # somebody has freed it, and it may be another's by now
     for _ in range(10):
         status, said = _try(["free", "-m", str(state["minor"])])
-        if status != errno.EAGAIN:
+        if status not in _HELD:
             break
         time.sleep(0.1)
-    if status == errno.EAGAIN:
+    if status in _HELD:
         raise TapdiskFailed("A process that is not known still has the minor {}.".format(state["minor"]))
     if status not in (0, *_NOBODY):
         log.warning("minor {} is not free: {}".format(state["minor"], said or os.strerror(status)))
@@ -287,12 +305,20 @@ def _ends(state: "State", seconds: float) -> bool:
     return True
 
 
-def _has_open(pid: int, device: str) -> bool:
+def _has_open(pid: int) -> bool:
+    """Whether the process has any block device open: one of ours never has another than its zvol."""
     directory = f"/proc/{pid}/fd"
     try:
-        return any(os.readlink(os.path.join(directory, name)) == device for name in os.listdir(directory))
+        names = os.listdir(directory)
     except OSError:
         return False  # it has just ended
+    for name in names:
+        try:
+            if stat.S_ISBLK(os.stat(os.path.join(directory, name)).st_mode):
+                return True
+        except OSError:
+            pass  # it has just closed this one
+    return False
 
 
 def _processes(state: "State") -> "list[int]":
@@ -329,15 +355,30 @@ def _row(state: "State") -> "tuple[int, str] | None":
 
     Raises TapdiskFailed and CommandTimeout where it is there and does not answer.
     """
-    lines = _run(["list", "-p", str(state["pid"])]).splitlines()
-    if not lines and _is_alive(state) and os.path.exists(_control_socket(state)):
-        # tap-ctl tells of one that answers, if only its pid. One that does not listen yet was never told anything.
-        raise TapdiskFailed("The tapdisk {} of {} does not answer.".format(state["pid"], state["device"]))
+    end = time.monotonic() + _LISTEN_LIMIT
+    lines = _listed(state)
+    # tap-ctl tells of one that answers, if only its pid. One without a socket was never told anything.
+    while not lines and _is_alive(state) and os.path.exists(_control_socket(state)):
+        if time.monotonic() > end:
+            raise _mute(state)
+        time.sleep(0.02)  # it may be about to listen
+        lines = _listed(state)
     for line in lines:
         found = _ROW.match(line)
         if found and (int(found.group(1)), int(found.group(2))) == (state["pid"], state["minor"]):
             return state["minor"], found.group(4) or ""
+    if _has_open(state["pid"]):
+        # tap-ctl asks twice. Where the second answer is late it tells of the process alone, as of one without image.
+        raise _mute(state)
     return None
+
+
+def _listed(state: "State") -> "list[str]":
+    return _run(["list", "-p", str(state["pid"])]).splitlines()
+
+
+def _mute(state: "State") -> TapdiskFailed:
+    return TapdiskFailed("The tapdisk {} of {} does not answer.".format(state["pid"], state["device"]))
 
 
 def _minor(marker: str) -> int:
