@@ -126,8 +126,9 @@ class Datapath(Model):
         """Raises Refused."""
         super().require_idle(key)
         found = self.users_of(key)
-        found.settle()
-        self._drop_gone(found, list(found.active))
+        if any(found.users(how) for how in served_by):
+            found.settle()
+            self._drop_gone(found, list(found.attached))
         self._forget_unused(key)
         if any(found.users(how) for how in served_by):
             raise Refused(IN_USE)

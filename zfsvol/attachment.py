@@ -7,11 +7,15 @@ goes on from there.
 
 import os
 
+from zfsvol import family, lock, log, node, tapdisk, xen, zfs
 from zfsvol import lease as leases
-from zfsvol import lock, log, node, tapdisk, xen, zfs
 from zfsvol.errors import NodeMissing, SRInUse, StorageError, VDIInUse
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 # Where rrdp-iostat looks which VDI a tapdisk serves: the link must lead to the very path that the tapdisk has open.
 _BY_SR = "/dev/sm/phy"
@@ -60,9 +64,9 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
     lease.active[domain] = mode
     lease.save()
     try:
+        _link(str(lease.node), _statistics_link(lease))
         if lease.way(domain) == TAPDISK:
             _serve(lease, mode)
-        _link(str(lease.node), _statistics_link(lease))
     except Exception:
         if before is None:
             _undo(lease, domain)
@@ -124,11 +128,11 @@ def deactivate(lease: Lease, domain: str) -> None:
 
 
 def _stop(lease: Lease) -> None:
-    _unlink(nbd_socket(lease))
     if lease.tapdisk is not None:
         tapdisk.stop(lease.tapdisk, _output(lease))
-        lease.tapdisk = None
-        lease.save()
+    _unlink(nbd_socket(lease))
+    lease.tapdisk = None
+    lease.save()
 
 
 def settle(lease: Lease) -> None:
@@ -190,21 +194,41 @@ def _dead(domains: "list[str]") -> "list[str]":
 # --- for the verbs of volumes and SRs
 
 
-def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> Lease:
-    """The VDI's record, if nobody has activated it. Raises VDIInUse; `what` was to be done with the VDI.
+class Held(VDIInUse, family.Unfinished):
+    """By somebody, who may be gone without a word."""
 
-    `served_by`: who is in the way.
+    def __init__(self, root: Root, key: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.root = root
+        self.key = key
+
+    def end(self) -> None:
+        """Takes back what those were given that are gone."""
+        with lock.vdi(self.key):
+            drop_dead(leases.read(self.root, self.key))
+
+
+def drop_dead(lease: Lease) -> None:
+    """Ends leases whose tapdisk or whose VM is gone.
+
+    This may take long, as a tapdisk may: so it is not for the holder of the SR's lock. Raises as `deactivate`.
+    """
+    settle(lease)
+    drop_dead_guests(lease, list(lease.attached))
+
+
+def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> Lease:
+    """The VDI's record, if nobody has activated it. Raises Held; `what` was to be done with the VDI.
+
+    `served_by`: who is in the way. For the holder of the SR's lock, too.
     """
     lease = leases.read(root, key)
-    settle(lease)
-    drop_dead_guests(lease, list(lease.active))
-    if leases.exists(root, key):
-        forget_unused(lease)
     users = [domain for way in served_by for domain in lease.users(way)]
     if users:
-        raise VDIInUse(
-            f"The VDI {key} is in use by {lease.holders(users)}, and was not {what}. {_advice(lease, users)}"
-        )
+        sentence = f"The VDI {key} is in use by {lease.holders(users)}, and was not {what}. {_advice(lease, users)}"
+        raise Held(root, key, sentence)
+    if leases.exists(root, key):
+        forget_unused(lease)
     return lease
 
 
@@ -221,6 +245,16 @@ def _advice(lease: Lease, users: "list[str]") -> str:
         "Shut down the VM, unplug the disk, or wait for what dom0 does with it. If that user is gone for good: "
         f"'Datapath.detach me {lease.root.uri(lease.key)} {min(users)}' takes the disk from it."
     )
+
+
+def for_each(root: Root, action: "Callable[[Lease], object]") -> None:
+    """Does something with the record of every VDI of the SR that has one; what cannot be done the log tells of."""
+    for key in leases.all_of(root):
+        try:
+            with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
+                action(leases.read(root, key))
+        except StorageError as error:
+            log.warning(f"{root.volume(key)}: {error}")
 
 
 def release(root: Root) -> None:
@@ -244,42 +278,30 @@ def release(root: Root) -> None:
                     f"'fuser -v {lease.node}' tells what."
                 )
     # Not before: another VDI's link or record may be about to be made in them.
-    for directory in (leases.directory(root), os.path.join(_BY_SR, root.uuid), os.path.join(_NBD, root.uuid)):
+    for directory in (leases.directory(root), *(os.path.join(place, root.uuid) for place in (_BY_SR, _NBD))):
         try:
             os.rmdir(directory)
         except OSError:
             pass  # it is not there, or somebody else's are in it
 
 
-def recover(root: Root, *, imported_now: bool) -> None:
-    """Drops what is dead: records, tapdisks' remains, nodes that nobody has attached.
+def end(lease: Lease) -> None:
+    """Takes back what all domains were given: where the pool has just been imported, none of them can be alive."""
+    for domain in list(lease.attached):
+        detach(lease, domain)
 
-    `imported_now`: nothing of before can be alive. For the holder of the SR's exclusive lock. What cannot be dropped
-    now is told of in the log.
+
+def hide_unused(root: Root) -> None:
+    """Takes away the nodes and records of VDIs that nobody has attached. For the holder of the SR's exclusive lock.
+
+    What cannot be taken away now is told of in the log.
     """
-    for key in leases.all_of(root):
-        try:
-            with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
-                _recover_one(root, key, imported_now=imported_now)
-        except StorageError as error:
-            log.warning(f"{root.volume(key)}: {error}")
+    for_each(root, forget_unused)
     for zvol in zfs.with_own_volmode(root.dataset):
         if not leases.exists(root, zvol.rpartition("/")[2]):
             log.warning(f"{zvol}: its device node is there and nobody has attached it")
             node.wait(zvol)
             node.hide(zvol, None)
-
-
-def _recover_one(root: Root, key: str, *, imported_now: bool) -> None:
-    lease = leases.read(root, key)
-    if imported_now:
-        for domain in list(lease.attached):
-            detach(lease, domain)
-    else:
-        settle(lease)
-        for domain in meant(lease, ""):
-            detach(lease, domain)
-    forget_unused(lease)
 
 
 # --- links

@@ -54,8 +54,9 @@ def activate_readonly(dbg: str, uri: str, domain: str) -> None:
 def _activate(uri: str, domain: str, mode: str) -> None:
     root, key = naming.parse_uri(uri)
     zfs.require_pool(root.pool)
-    with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
+    with lock.sr(root.uuid, exclusive=False) as needed_for_the_node, lock.vdi(key):
         lease = _attached(root, key, domain, tell=False)
+        needed_for_the_node.release()
         attachment.activate(lease, domain, READ if lease.readonly else mode)
 
 

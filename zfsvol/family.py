@@ -38,8 +38,16 @@ _SPACE_TRIES = 40
 _SPACE_PAUSE = 0.25
 
 
-class Interrupted(StorageError):
-    """A Volume.revert in this SR was killed when its outcome was certain already; `repair` ends it.
+class Unfinished(StorageError):
+    """Something is to be ended before the verb can go on, which needs locks that it has not."""
+
+    def end(self) -> None:
+        """Ends it. For who holds no lock of the SR."""
+        raise NotImplementedError
+
+
+class Interrupted(Unfinished):
+    """A Volume.revert in this SR was killed when its outcome was certain already.
 
     Verbs do not let it reach the client.
     """
@@ -48,18 +56,26 @@ class Interrupted(StorageError):
         super().__init__(f"A revert in the SR {root.uuid} was interrupted.")
         self.root = root
 
+    def end(self) -> None:
+        """Gives the disk the content that it was reverted to."""
+        with lock.sr(self.root.uuid, exclusive=True):
+            repair(self.root)
+
 
 def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
-    """Makes a verb end what a killed Volume.revert left half done, where it meets that, and begin again."""
+    """Makes a verb that meets what is Unfinished end that, and begin again; raises what comes back."""
 
     @functools.wraps(verb)
     def carry_out(*arguments: "Any", **named: "Any") -> "_Answer":
-        try:
-            return verb(*arguments, **named)
-        except Interrupted as interrupted:
-            with lock.sr(interrupted.root.uuid, exclusive=True):
-                repair(interrupted.root)
-            return verb(*arguments, **named)
+        ended: "set[str]" = set()
+        while True:
+            try:
+                return verb(*arguments, **named)
+            except Unfinished as unfinished:
+                if str(unfinished) in ended:
+                    raise
+                ended.add(str(unfinished))
+                unfinished.end()
 
     return carry_out
 

@@ -41,7 +41,7 @@ class _Lock:
         self.limit = limit
         self.descriptor = -1
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Lock":  # noqa: PYI034 - Python 3.6 has no Self
         deadline = time.monotonic() + self.limit
         os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
         # Whoever wants the lock passes the gate, alone, and keeps it until the lock is had: then a stream of shared
@@ -53,11 +53,19 @@ class _Lock:
             os.close(gate)
         if self.name != _POOLS:
             held.append(self.descriptor)
+        return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the lock up before the end of its `with`. Idempotent."""
+        if self.descriptor == -1:
+            return
         if self.descriptor in held:
             held.remove(self.descriptor)
         os.close(self.descriptor)
+        self.descriptor = -1
 
     def _acquire(self, name: str, mode: int, deadline: float) -> int:
         descriptor = os.open(os.path.join(DIRECTORY, name), os.O_RDWR | os.O_CREAT, 0o600)
@@ -90,7 +98,7 @@ def sr(uuid: str, *, exclusive: bool) -> _Lock:
 class _VDILock(_Lock):
     """Its file goes with it: there would be one for every VDI that ever was."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_VDILock":  # noqa: PYI034
         deadline = time.monotonic() + self.limit
         os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
         while True:
@@ -103,14 +111,15 @@ class _VDILock(_Lock):
             # Who had the lock took the file along.
             os.close(self.descriptor)
         held.append(self.descriptor)
+        return self
 
-    def __exit__(self, *_exception: object) -> None:
-        if not left_to_a_child:
+    def release(self) -> None:
+        if self.descriptor != -1 and not left_to_a_child:
             try:
                 os.unlink(os.path.join(DIRECTORY, self.name))
             except FileNotFoundError:
                 pass
-        super().__exit__()
+        super().release()
 
 
 def vdi(uuid: str, *, limit: int = VDI_LIMIT) -> _Lock:

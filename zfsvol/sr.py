@@ -5,8 +5,6 @@ Arguments and results are those of the SMAPIv3 interface; sizes are bytes. Verbs
 take the host's pool lock, so an import, an export and a look at a pool never meet.
 """
 
-import os
-
 from zfsvol import blockdevice, configuration, family, layout, lock, log, naming, properties, volume, zfs, zpool_text
 from zfsvol import root as roots
 from zfsvol.errors import (
@@ -68,7 +66,7 @@ def _create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") 
         blockdevice.require_free(device)
         if not force:
             blockdevice.require_empty_partitions(device)
-    if len(set(map(os.path.realpath, wanted.devices))) < len(wanted.devices):
+    if len(set(map(blockdevice.real_path, wanted.devices))) < len(wanted.devices):
         raise InvalidArgument(f"device-config:{place} names the same device twice.")
     wanted = wanted.renamed({device: blockdevice.stable_name(device) for device in wanted.devices})
     pool_properties = configuration.of_kind(values, configuration.POOL, defaults=True)
@@ -140,12 +138,13 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
         if imported_now:
             _import(root, configuration)
         zfs.require_pool(root.pool)
+        attachment.for_each(root, attachment.end if imported_now else attachment.drop_dead)
         with lock.sr(root.uuid, exclusive=True):
             values = roots.read(root)
             if values.get("keystatus") == "unavailable":
                 zfs.load_key(root.dataset)
             family.repair(root)
-            attachment.recover(root, imported_now=imported_now)
+            attachment.hide_unused(root)
     return root.dataset
 
 
@@ -210,6 +209,7 @@ def detach(dbg: str, sr: str) -> None:
             return
         # Before the lock is waited for: a command that hangs on a suspended pool holds it.
         zfs.require_pool(root.pool)
+        attachment.for_each(root, attachment.drop_dead)
         with lock.sr(root.uuid, exclusive=True):
             attachment.release(root)
             if root.owns_pool:
@@ -251,6 +251,7 @@ def destroy(dbg: str, sr: str) -> None:
 
     with lock.pools():
         root = roots.find(sr)
+        attachment.for_each(root, attachment.drop_dead)
         with lock.sr(root.uuid, exclusive=True):
             roots.read(root)
             family.repair(root)

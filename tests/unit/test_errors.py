@@ -4,7 +4,7 @@
 import pytest
 
 from tests import contract
-from zfsvol import command, errors, family, protocol, zfs
+from zfsvol import attachment, command, errors, family, protocol, zfs
 
 
 def descendants(kind: type) -> "set[type]":
@@ -20,6 +20,7 @@ CODES = {
     errors.SRInUse: "_16",  # SRInUse
     errors.VDIInUse: "_24",  # VDIInUse
     errors.ForeignSnapshots: "_24",
+    attachment.Held: "_24",
     errors.LockTimeout: "_37",  # LockErr
     errors.SRNotEmpty: "_39",  # SRNotEmpty
     errors.SRExists: "_42",  # SRExists
@@ -34,6 +35,7 @@ CODES = {
     errors.TapdiskFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
+    family.Unfinished: "",
     family.Interrupted: "",
     zfs.Missing: "",
 }
