@@ -9,7 +9,7 @@ import binascii
 
 from zfsvol import attachment, family, lock, naming, properties, zfs
 from zfsvol import lease as leases
-from zfsvol.errors import StorageError
+from zfsvol.errors import InvalidArgument, StorageError
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
 
@@ -124,7 +124,7 @@ def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
 
 
 def _look(lease: Lease) -> None:
-    """Reads of the zvol what holds as long as it is attached. Raises VDIUnavailable."""
+    """Reads of the zvol what holds as long as it is attached. Raises VDIUnavailable, InvalidArgument."""
     try:
         values = zfs.inherited_properties(lease.zvol)
     except zfs.Missing:
@@ -136,6 +136,11 @@ def _look(lease: Lease) -> None:
     lease.readonly = values.get("readonly") == "on"
     lease.sharable = properties.decode(values, naming.VDI_SHARABLE) is True
     lease.datapath = values.get(naming.SR_DATAPATH, TAPDISK)
+    if lease.datapath not in (TAPDISK, BLKBACK):
+        raise InvalidArgument(
+            f"{naming.SR_DATAPATH} of {lease.zvol} is '{lease.datapath}', and can be {TAPDISK} or {BLKBACK} alone: "
+            f"zfs set {naming.SR_DATAPATH}={TAPDISK} {lease.root.dataset}"
+        )
 
 
 def _implementations(lease: Lease, domain: str) -> "list[list[object]]":
