@@ -14,6 +14,8 @@ from zfsvol.naming import Root
 RECORDS = Path("/var/run/nonpersistent/zfs-vol")
 SERVERS = Path("/run/blktap-control/nbd")
 STATISTICS = Path("/dev/sm/phy")
+DEVICES = Path("/dev/zfs-vol")
+_PLACES = (RECORDS, SERVERS, STATISTICS, DEVICES)
 
 _LIMIT = 30
 
@@ -40,7 +42,9 @@ def nodes(sr: str) -> "Dict[str, str]":
 def directories(sr: str) -> "List[str]":
     """Those of the SR: they stay until it is detached."""
     uuid = Root(sr).uuid
-    return [str(directory / uuid) for directory in (RECORDS, SERVERS, STATISTICS) if (directory / uuid).exists()]
+    return [
+        str(directory / uuid) for directory in (RECORDS, SERVERS, STATISTICS, DEVICES) if (directory / uuid).exists()
+    ]
 
 
 def left(sr: str) -> "List[str]":
@@ -49,7 +53,7 @@ def left(sr: str) -> "List[str]":
     return [
         *(f"node {path} of {key}" for key, path in nodes(sr).items()),
         *(f"volmode of {name}" for name in zfs.with_own_volmode(sr)),
-        *(str(path) for directory in (RECORDS, SERVERS, STATISTICS) for path in directory.glob(f"{uuid}/*")),
+        *(str(path) for place in _PLACES for path in place.glob(f"{uuid}/*")),
         *(str(path) for path in Path(lock.DIRECTORY).glob("vdi-*")),
     ]
 

@@ -17,9 +17,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-# Where rrdp-iostat looks which VDI a tapdisk serves: the link must lead to the very path that the tapdisk has open.
+# Links that are there while the VDI is activated. The first leads to the zvol's node, and is what tapdisk is told to
+# open. The second contains the first: there rrdp-iostat looks which VDI a tapdisk serves by the path that tapdisk was
+# told, and keeps what it has found for good; so that path is of one VDI alone, which a node is not.
+_DEVICES = "/dev/zfs-vol"
 _BY_SR = "/dev/sm/phy"
+# And, while a tapdisk serves it, to its socket.
 _NBD = os.path.join(tapdisk.CONTROL, "nbd")
+
+
+def _device_link(lease: Lease) -> str:
+    return os.path.join(_DEVICES, lease.root.uuid, lease.key)
 
 
 def _statistics_link(lease: Lease) -> str:
@@ -64,7 +72,8 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
     lease.active[domain] = mode
     lease.save()
     try:
-        _link(str(lease.node), _statistics_link(lease))
+        _link(str(lease.node), _device_link(lease))
+        _link(_device_link(lease), _statistics_link(lease))
         if lease.way(domain) == TAPDISK:
             _serve(lease, mode)
     except Exception:
@@ -104,7 +113,7 @@ def _serve(lease: Lease, mode: str) -> None:
         if descriptor is None:
             raise NodeMissing(f"The device node {path} of the zvol {lease.zvol} has just vanished: try again.")
         try:
-            lease.tapdisk = tapdisk.new(path, readonly=readonly)
+            lease.tapdisk = tapdisk.new(_device_link(lease), readonly=readonly)
             lease.save()
             tapdisk.start(lease.tapdisk, _output(lease), lease.save)
         finally:
@@ -124,6 +133,7 @@ def deactivate(lease: Lease, domain: str) -> None:
     del lease.active[domain]
     if not lease.active:
         _unlink(_statistics_link(lease))
+        _unlink(_device_link(lease))
     lease.save()
 
 
@@ -278,7 +288,7 @@ def release(root: Root) -> None:
                     f"'fuser -v {lease.node}' tells what."
                 )
     # Not before: another VDI's link or record may be about to be made in them.
-    for directory in (leases.directory(root), *(os.path.join(place, root.uuid) for place in (_BY_SR, _NBD))):
+    for directory in (leases.directory(root), *(os.path.join(place, root.uuid) for place in (_DEVICES, _BY_SR, _NBD))):
         try:
             os.rmdir(directory)
         except OSError:

@@ -18,12 +18,12 @@ from zfsvol import lease as leases
 from zfsvol import naming
 
 IN_USE, MISSING, UNAVAILABLE = "SR_BACKEND_FAILURE_24", "SR_BACKEND_FAILURE_46", "SR_BACKEND_FAILURE_47"
-SR_IN_USE, FAILED = "SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE"
+SR_IN_USE, FAILED, INVALID = "SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE", "SR_BACKEND_FAILURE_1"
 
 GUEST, OTHER_GUEST, DOM0, STATIC, MIGRATION = "7", "12", "u0_vbd_0_xvda", "0", "MIRabc123"
 
 only_stand_in = pytest.mark.skipif(blktap.GENUINE, reason="the genuine tap-ctl does not fail to order")
-PLACES = (leases.DIRECTORY, "/dev/sm/phy", "/run/blktap-control/nbd")
+PLACES = (leases.DIRECTORY, "/dev/zfs-vol", "/dev/sm/phy", "/run/blktap-control/nbd")
 
 
 def left() -> "List[str]":

@@ -309,15 +309,15 @@ class Datapaths(Volumes):
         served = {key: records[key]["tapdisk"] for key, found in attachments.items() if found.tapdisk}
         servers = attached.links(attached.SERVERS, self.sr)
         assert set(servers) == set(served)
-        assert attached.links(attached.STATISTICS, self.sr) == {
-            key: nodes[key] for key, found in attachments.items() if found.active
-        }
+        active = [key for key, found in attachments.items() if found.active]
+        assert attached.links(attached.DEVICES, self.sr) == {key: nodes[key] for key in active}
+        assert attached.links(attached.STATISTICS, self.sr) == {key: self.device(key) for key in active}
         tapdisks = []
         for key, state in served.items():
             assert state["readonly"] == (attachments[key].tapdisk == READ)
             if not attachments[key].is_dead:
                 tapdisks.append(state["pid"])
-                assert state["device"] == nodes[key]
+                assert state["device"] == self.device(key)
                 assert servers[key] == "/run/blktap-control/nbd{pid}.{minor}".format(**state)
         assert sorted(blktap.tapdisks()) == sorted(tapdisks)
         if not served:
@@ -340,6 +340,9 @@ class Datapaths(Volumes):
             assert content == checksum(self.model.vdis[key[-36:]].content)
         if self.steps % LOOK_EVERY == 0:
             self.look()
+
+    def device(self, key: str) -> str:
+        return f"/dev/zfs-vol/{self.sr[3:]}/{key}"
 
     def size(self, key: str) -> int:
         return len(self.model.vdis[key].content)
