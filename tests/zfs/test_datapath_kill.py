@@ -9,8 +9,8 @@ import pytest
 
 from tests import blktap
 from tests.client import VerbError, call_inside
+from tests.killed import kill, kill_points, wait_for_children
 from tests.zfs.disk import DOM0, GUEST, OTHER_GUEST, Disk, left, nbd_write
-from tests.zfs.test_kill import kill, kill_points, wait_for_children
 from zfsvol import lock
 
 VERBS = ["attach", "activate", "deactivate", "detach"]
@@ -45,7 +45,10 @@ def test_repeated(disk: Disk, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["attach", "activate"])
 def test_undone(disk: Disk, verb: str) -> None:
+    """Each state is met by detach and by SR.attach: after a child has ended there is what is there before the next."""
     for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb)):
+        if point[0] == "after":
+            assert call_inside("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
         detached(disk, GUEST)
         assert left() == [], point
 
@@ -66,13 +69,6 @@ def test_another_comes(disk: Disk, verb: str) -> None:
             assert list(disk.record.active) == [other]
         for domain in (GUEST, other):
             detached(disk, domain)
-        assert left() == [], point
-
-
-def test_the_sr_is_attached(disk: Disk) -> None:
-    for point in kill_points("Datapath.activate", lambda: prepare(disk, "activate")):
-        assert call_inside("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
-        detached(disk, GUEST)
         assert left() == [], point
 
 

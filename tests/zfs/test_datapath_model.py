@@ -20,17 +20,16 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from tests import attached, blktap, zvol
 from tests.client import VerbError, call_inside
+from tests.killed import kill_group
 from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, way
 from tests.model import GRANULE, Refused, checksum, noise, observed
 from tests.zfs.conftest import Bench
 from tests.zfs.test_model import (
     ANY,
     BLOCK,
-    Killed,
     Volumes,
     busy_at_once,
     check,
-    dying,
     nodes_without_udev,
     run_machine,
 )
@@ -39,7 +38,7 @@ from zfsvol.naming import Root
 
 __all__ = ["busy_at_once", "nodes_without_udev"]
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "100"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "80"))
 STEPS_EACH = 40
 LOOK_EVERY = 6
 FEW = 3
@@ -60,7 +59,6 @@ class Datapaths(Volumes):
         self.model: Datapath = Datapath()
         self.given: "Dict[Tuple[str, str], Any]" = {}  # what attach has answered
         self.clients: "Dict[str, List[Any]]" = {}  # connections to a VDI's tapdisk, which VMs keep
-        self.steps = 0
 
     @property
     def root(self) -> Root:
@@ -223,11 +221,7 @@ class Datapaths(Volumes):
             verb, arguments = "destroy", {"key": key}
         if kills and verb in ("destroy", "revert", "resize"):
             note(f"Volume.{verb}({self.name(key)}) killed {'after' if after else 'before'} child {border}")
-            with dying(border, after=after):
-                try:
-                    call_inside("Volume." + verb, sr=self.sr, **arguments)
-                except (Killed, VerbError):
-                    pass
+            kill_group("Volume." + verb, border, after=after, sr=self.sr, **arguments)
             self.verb("Volume." + verb, **arguments)
             self.attach_sr()
         else:
@@ -274,16 +268,15 @@ class Datapaths(Volumes):
         then=strategies.sampled_from(["repeat", "detach", "activate"]),
     )
     def kill(self, verb: str, which: int, domain: int, border: int, after: bool, recovers: bool, then: str) -> None:
-        """A Datapath verb that dies before or after one of its children, and is then repeated or undone."""
+        """A Datapath verb that dies before or after one of its children, with these, and is then repeated or undone.
+
+        As at a restart of the toolstack.
+        """
         key, name, users = self.any_vdi(which), self.living(domain), self.users("attached")
         if users and (verb in RELEASES or users[which % len(users)][1] not in self.model.gone):
             key, name = users[which % len(users)]
         note(f"{verb}({self.name(key)}, {name!r}) killed {'after' if after else 'before'} child {border}")
-        with dying(border, after=after):
-            try:
-                call_inside(verb, uri=self.root.uri(key), domain=name)
-            except (Killed, VerbError):
-                pass
+        kill_group(verb, border, after=after, uri=self.root.uri(key), domain=name)
         if recovers:
             self.attach_sr()
         if then == "repeat":

@@ -5,87 +5,19 @@ Then either nothing has happened or all has, nothing is left behind, and the sam
 """
 
 import json
-import os
-from pathlib import Path
 import random
-import signal
-import subprocess
-import sys
 import time
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests import client
 from tests.client import VerbError, new_uuid
 from tests.client import call_inside as call
+from tests.killed import DELAY, kill, kill_points, wait_for_children
 from tests.zfs.conftest import GIB, MIB, Bench, pools, run, state_of
-from tests.zfs.killed_verb import DELAY
 from zfsvol import family
 from zfsvol.naming import Root
-
-# What verbs start, and what may change a pool after the verb is gone.
-COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
-
-KILLED_VERB = str(Path(__file__).with_name("killed_verb.py"))
-
-
-def kill(verb: str, moment: str, number: int, arguments: "dict[str, Any]") -> bool:
-    """Runs the verb and kills it before, during or after its child `number`; False if it has none, and ends well.
-
-    In the midst: the child runs on.
-    """
-    request = json.dumps({"dbg": "kill", **arguments}).encode()
-    done = subprocess.run(
-        [sys.executable, KILLED_VERB, moment, str(number), client.executable(verb)],
-        input=request,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=client.environment(),
-        timeout=client.LIMIT,
-    )
-    if done.returncode == -signal.SIGKILL:
-        if moment != "during":
-            wait_for_children()
-        return True
-    client.understand(verb, done.returncode, done.stdout, done.stderr)
-    return False
-
-
-def kill_points(verb: str, arguments: Callable[[], "dict[str, Any]"]) -> "Iterator[tuple[str, int]]":
-    """Runs the verb with a kill at each border in turn, until it has no more children.
-
-    After each kill the caller looks; `arguments` makes what it needs for the next one.
-    """
-    number = 1
-    # Without a child of this number there is no "after" it either.
-    while kill(verb, "before", number, arguments()):
-        yield "before", number
-        assert kill(verb, "after", number, arguments()), f"{verb} has no child {number} the second time"
-        yield "after", number
-        number += 1
-    yield "not killed", number
-    assert number > 1, f"{verb} was never killed"
-
-
-def wait_for_children() -> None:
-    """A command that the killed verb had started runs to its end."""
-    end = time.monotonic() + 60
-    while COMMANDS & running():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def running() -> "set[str]":
-    """The names of all processes. Without a child process: this is asked after each kill."""
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/comm") as file:
-                found.add(file.read().rstrip("\n"))
-        except OSError:
-            continue  # it has just ended
-    return found
 
 
 def picture(sr: str) -> "tuple[Any, Any]":
@@ -202,6 +134,8 @@ def test_sr_attach_detach_and_probe(bench: Bench, form: str) -> None:
         call("SR.detach", sr=sr)
         assert (pool in pools()) == (form == "zpool")
 
+    if form == "zpool":
+        return  # SR.probe does not ask whose the pool is
     # What a kill leaves is met by SR.probe or by SR.attach: after a child has ended there is what is there before the
     # next one is started, so that each state is met by both.
     for moment, _ in kill_points("SR.probe", exported):
@@ -255,9 +189,7 @@ def test_volume_create(sr: str) -> None:
         call("Volume.destroy", sr=sr, key=call("Volume.create", **wanted)["key"])
 
 
-@pytest.mark.parametrize(
-    ("verb", "of"), [("snapshot", "disk"), ("clone", "disk"), ("clone", "snapshot whose disk is gone")]
-)
+@pytest.mark.parametrize(("verb", "of"), [("snapshot", "disk"), ("clone", "snapshot whose disk is gone")])
 def test_volume_snapshot_and_clone(sr: str, verb: str, of: str) -> None:
     disk = new_disk(sr, 1)
     siblings = [snapshot(sr, disk), snapshot(sr, disk)]
@@ -396,8 +328,7 @@ def kill_revert(made: Reverted, wanted: str) -> None:
     raise AssertionError("there is no such moment")
 
 
-@pytest.mark.parametrize("killed", [REMOVED, MOVED])
-def test_every_verb_ends_a_killed_revert(sr: str, killed: str) -> None:
+def test_every_verb_ends_a_killed_revert(sr: str) -> None:
     made = Reverted(sr)
     cases: "list[tuple[str, dict[str, Any], dict[str, Any]]]" = [
         ("Volume.snapshot", {}, {}),
@@ -410,7 +341,7 @@ def test_every_verb_ends_a_killed_revert(sr: str, killed: str) -> None:
         ("Volume.resize", {"new_size": made.OLD}, {"virtual_size": made.OLD}),
     ]
     for verb, arguments, changed in cases:
-        kill_revert(made, killed)
+        kill_revert(made, REMOVED)
         if verb == "Volume.revert":
             arguments["snapshot"] = made.newer
         answer = call(verb, sr=sr, key=made.key, **arguments)
@@ -426,15 +357,15 @@ def test_every_verb_ends_a_killed_revert(sr: str, killed: str) -> None:
             made.grow()
     made.remove()
     made.renew()
-    kill_revert(made, killed)
+    kill_revert(made, REMOVED)
     require_well(sr)
     assert made.look() == made.NEW
     made.grow()
-    kill_revert(made, killed)
+    kill_revert(made, REMOVED)
     made.remove()
     require_well(sr)
     made.renew()
-    kill_revert(made, killed)
+    kill_revert(made, REMOVED)
     call("SR.destroy", sr=sr)
     assert sr not in pools()
 
