@@ -125,15 +125,17 @@ def apply(model: Model, verb: str, arguments: "dict[str, Any]", answer: Any) -> 
 
 
 def told_until_cut(guest: Guest, seconds: float, *argv: str) -> "Iterator[list[Any]]":
-    """What a workload tells until the power goes."""
+    """What a workload tells until the power goes, so many seconds after its first write."""
     workload = guest.begin("/usr/bin/python3", "-m", *argv)
     assert workload.stdout is not None
     cut = threading.Timer(seconds, guest.crash)
-    cut.start()
     for line in workload.stdout:
         if not line.endswith("\n"):
             break
-        yield json.loads(line)
+        word, *rest = told = json.loads(line)
+        if (word, rest[0]) == ("begin", "write") and not cut.is_alive():
+            cut.start()
+        yield told
     cut.join()
     workload.wait()
 
@@ -180,7 +182,7 @@ def test_what_had_returned_is_there(guest: Guest) -> None:
     model = Model()
     total = 0
     for _ in range(ROUNDS):
-        returned, begun = run_until_cut(guest, sr, model, chance.randrange(1 << 32), 4 + 6 * chance.random())
+        returned, begun = run_until_cut(guest, sr, model, chance.randrange(1 << 32), 2 + 5 * chance.random())
         total += returned
         assert boot(guest, configuration) == sr
         guest.run("/usr/bin/python3", "-m", "zfsvol", "check", sr)
@@ -201,7 +203,7 @@ def test_what_had_returned_is_there(guest: Guest) -> None:
         guest.call("Volume.destroy", sr=sr, key=key)
     assert guest.run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr).split() == [sr]
     print(f"{total} verbs and writes had returned")
-    assert total > 5 * ROUNDS
+    assert total > ROUNDS
 
 
 def test_what_a_vm_had_flushed_is_in_a_snapshot(guest: Guest) -> None:
@@ -344,7 +346,7 @@ def test_while_disks_are_attached(guest: Guest) -> None:
     for _ in range(DATAPATH_ROUNDS):
         told: "Counter[str]" = Counter()
         words = [*argv, str(chance.randrange(1 << 32)), *(f"{key}={domain}" for key, domain in pairs.items())]
-        for word, *rest in told_until_cut(guest, 9 + 6 * chance.random(), *words):
+        for word, *rest in told_until_cut(guest, 3 + 4 * chance.random(), *words):
             if word == "begin":
                 attached.begin(*rest)
             else:
@@ -352,7 +354,7 @@ def test_while_disks_are_attached(guest: Guest) -> None:
                 attached.end(*rest)
         print(dict(told))
         assert told["Datapath.activate"] >= len(pairs)
-        assert told["write"] > 20
+        assert told["write"] > 1
         assert boot(guest, configuration) == sr
         assert guest.run("/usr/bin/python3", "-c", _LEFT, sr) == "[]\n"
         guest.run("/usr/bin/python3", "-m", "zfsvol", "check", sr)

@@ -17,8 +17,10 @@ def hosts(tmp_path: Path) -> "Iterator[tuple[Guest, Guest, str]]":
     with image.open("wb") as file:
         file.truncate(1 << 30)
     one, two = Guest("one"), Guest("two")
-    one.start("--disks", "0", "--disk", str(image), "--hostid", "1111aaaa")
-    two.start("--disks", "0", "--disk", str(image), "--hostid", "2222bbbb")
+    # Half of ZFS's own wait for another host's sign of life.
+    options = ("--disks", "0", "--disk", str(image), "--zfs-opts", "zfs_multihost_import_intervals=10")
+    one.start(*options, "--hostid", "1111aaaa")
+    two.start(*options, "--hostid", "2222bbbb")
     yield one, two, one.run("sh", "-c", "echo $VM_DISKS").strip()
     one.remove()
     two.remove()

@@ -55,7 +55,7 @@ def device_node(zvol: str) -> "Iterator[str]":
     run("zfs", "set", "volmode=dev", zvol)
     run("udevadm", "settle")
     yield f"/dev/zvol/{zvol}"
-    run("zfs", "set", "volmode=none", zvol)
+    run("zfs", "inherit", "volmode", zvol)
     run("udevadm", "settle")
 
 

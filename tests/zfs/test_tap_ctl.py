@@ -304,6 +304,7 @@ class TestMinors:
             tapdisk = opened(file)
             assert tapdisk.marker == f"/dev/xen/blktap-2/tapdev{tapdisk.minor}"
             assert os.path.exists(tapdisk.marker)
+            assert tapdisk.ctl("free -m MINOR")[0] == 16
             ended(tapdisk)
         assert not os.path.exists(tapdisk.marker)
 
@@ -320,7 +321,7 @@ class TestProcess:
     @only_stand_in
     def test_it_has_no_socket_at_first(self) -> None:
         tapdisk = Tapdisk("")
-        with blktap.faults({"command": "spawn", "late": 1, "times": 1}):
+        with blktap.faults({"command": "spawn", "late": 3, "times": 1}):
             tapdisk.spawn()
         assert tapdisk.ctl("attach WHO")[0] == 2
         tapdisk.attach()
@@ -558,14 +559,15 @@ class TestFaults:
         tapdisk = opened(file)
         with blktap.faults({"command": "close", "hang-until-poked": True, "times": 1}):
             process = subprocess.Popen(["tap-ctl", "close", "-p", str(tapdisk.pid), "-m", str(tapdisk.minor)])
+            wait_until(lambda: blktap.faults_left() == 0, "the close", 60)
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(1)
             if not waits:
                 process.kill()
             # What it had open when it was asked.
             assert tapdisk.rows() == ["pid=PID minor=MINOR state=0 args=aio:PATH"]
-            assert process.wait(5) == (0 if waits else -signal.SIGKILL)
-        wait_until(lambda: tapdisk.rows() == ["pid=PID minor=MINOR state=0x2"], "the close", 5)
+            assert process.wait(60) == (0 if waits else -signal.SIGKILL)
+        wait_until(lambda: tapdisk.rows() == ["pid=PID minor=MINOR state=0x2"], "the close", 60)
         ended(tapdisk)
 
     def test_it_lingers(self, file: str) -> None:
