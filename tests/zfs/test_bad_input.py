@@ -7,7 +7,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from tests.client import VerbError, call, call_badly, new_uuid, raw
+from tests.client import VerbError, call, call_badly, call_inside, new_uuid, raw
 from tests.zfs.conftest import MIB, Bench, pools, run
 
 INVALID, DEVICE_MISSING, DEVICE_INVALID, IN_USE, UNAVAILABLE = (f"SR_BACKEND_FAILURE_{n}" for n in (1, 90, 91, 16, 47))
@@ -35,7 +35,10 @@ def untouched(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[list[str]
     """Three empty disks and one that is too small, beside a pool `tank`: what a refusal leaves as it is."""
     bench = Bench(tmp_path_factory.mktemp("untouched"))
     bench.pool()
-    yield [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
+    disks = [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
+    before = (pools(), run("zfs", "list", "-H", "-o", "name"))
+    yield disks
+    assert (pools(), run("zfs", "list", "-H", "-o", "name")) == before
     bench.close()
 
 
@@ -93,9 +96,11 @@ class TestDeviceConfig:
     )
     def test_refused(self, untouched: "list[str]", configuration: "dict[str, str]", code: str) -> None:
         before = [content(disk) for disk in untouched]
-        error = refused({name: text.format(*untouched) for name, text in configuration.items()})
-        assert error.code == code, error.sentence
-        assert len(error.sentence) > 20
+        given = {name: text.format(*untouched) for name, text in configuration.items()}
+        with pytest.raises(VerbError) as caught:
+            call_inside("SR.create", uuid=new_uuid(), configuration=given, name="", description="")
+        assert caught.value.code == code, caught.value.sentence
+        assert len(caught.value.sentence) > 20
         assert [content(disk) for disk in untouched] == before
 
     @pytest.mark.parametrize("uuid", ["", "x", "../../etc", "-f", "0" * 36, new_uuid().upper()])
@@ -220,13 +225,17 @@ class TestUnknownSR:
                 call(verb, sr=sr, **arguments)
             assert caught.value.code == UNAVAILABLE
 
-    @pytest.mark.parametrize(
-        "sr", ["", "tank", "-r", "tank/sr-x", "/etc", f"-f/sr-{new_uuid()}", f"a@b/sr-{new_uuid()}"]
-    )
-    def test_not_an_sr_at_all(self, sr: str, verb: str, arguments: "dict[str, Any]") -> None:
-        with pytest.raises(VerbError) as caught:
-            call_badly(verb, sr=sr, **arguments)
-        assert caught.value.code == INVALID
+
+# All strings with one verb, one string with the others.
+NO_SRS = ["", "tank", "-r", "tank/sr-x", "/etc", f"-f/sr-{new_uuid()}", f"a@b/sr-{new_uuid()}"]
+NOT_AN_SR = [*((SR_VERBS[0], sr) for sr in NO_SRS), *((verb, "tank") for verb in SR_VERBS[1:])]
+
+
+@pytest.mark.parametrize(("verb", "sr"), NOT_AN_SR, ids=lambda value: value if isinstance(value, str) else value[0])
+def test_not_an_sr_at_all(sr: str, verb: "tuple[str, dict[str, Any]]") -> None:
+    with pytest.raises(VerbError) as caught:
+        call_badly(verb[0], sr=sr, **verb[1])
+    assert caught.value.code == INVALID
 
 
 @pytest.mark.parametrize("key", ["", "-r", "../x", "a@b", ".gone", new_uuid() + "@x", new_uuid() + "/x"])

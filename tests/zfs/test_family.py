@@ -28,7 +28,7 @@ from zfsvol.naming import Root
 
 SIZE = 2 * MIB
 BLOCK = 16384
-MEMBERS = int(os.environ.get("ZFSVOL_FAMILY", "40"))
+MEMBERS = int(os.environ.get("ZFSVOL_FAMILY", "24"))
 GENERATIONS = min(200, MEMBERS // 2)
 
 INVALID, IN_USE, FULL, NO_VDI, NO_SR = (f"SR_BACKEND_FAILURE_{code}" for code in (1, 24, 44, 46, 47))
@@ -441,8 +441,8 @@ class Members(NamedTuple):
 
 
 class TestDestroy:
-    # Every other one, which differs from the next in the last two alone.
-    @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::2])
+    # Each first one with each second one of two; the models take all orders at random.
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::4])
     def test_in_any_order(self, sr: str, order: "tuple[int, ...]") -> None:
         members = Members.made(sr)
         gone: "list[str]" = []
@@ -1001,7 +1001,7 @@ class TestUtilisation:
                 destroy(sr, key)
             run("zpool", "sync", sr)
             # What is destroyed is freed in the background.
-            wait_until(lambda: self.of_zvols(sr) == self.of_records(sr), "the sums to be equal", 5)
+            wait_until(lambda: self.of_zvols(sr) == self.of_records(sr), "the sums to be equal")
         # The last of those that need it has all that remains.
         destroy(sr, members.clone)
         run("zpool", "sync", sr)
@@ -1222,29 +1222,23 @@ class TestCheck:
         seeds = {members.disk: 1 if state in IS_REVERTED else 2, members.snapshot: 1}
         require_content(sr, {key: seed for key, seed in seeds.items() if key not in gone})
 
-    @pytest.mark.parametrize("mend_by", ["check", "SR.attach"])
-    def test_all_at_once(self, sr: str, mend_by: str) -> None:
-        """Each state in a family of its own, and what is not the driver's beside these."""
+    def test_all_at_once(self, sr: str) -> None:
+        """Each state in a family of its own, and what is not the driver's beside these; SR.attach mends what it may."""
         states = [state for state in HALF_DONE if state is not empty_graveyard]
         families = [Members.two(sr) for _ in states]
         expected = records(sr)
         for state, members in zip(states, families):
             state(sr, members)
         a_file_system(sr)
-        if mend_by == "check":
-            before = picture(sr)
-            status, output, errors = check(sr)
-            assert (status, errors) == (1, "")
-            assert output.count("\nWRONG: ") == output.count("(--repair mends it)\n") + 1 > len(states)
-            assert "all is well" not in output
-            assert picture(sr) == before
-            status, output, errors = check(sr, "--repair")
-            assert (status, errors) == (1, "")
-            assert output.count("\nrepaired: ") >= len(states)
-            assert output.count("\nWRONG: ") == 1
-        else:
-            call("SR.attach", configuration={"sr_uuid": sr[-36:]})
+        status, output, errors = check(sr)
+        assert (status, errors) == (1, "")
+        assert output.count("\nWRONG: ") == output.count("(--repair mends it)\n") + 1 > len(states)
+        assert "all is well" not in output
+        call("SR.attach", configuration={"sr_uuid": sr[-36:]})
         assert findings(sr) == ["mine is no disk of this SR"]
+        status, output, errors = check(sr, "--repair")
+        assert (status, errors) == (1, "")
+        assert (output.count("\nrepaired: "), output.count("\nWRONG: ")) == (0, 1)
         assert len(listed(sr)) == 2 * len(states) - len(IS_DESTROYED)
         for state, members in zip(states, families):
             self.require_mended(sr, members, state, expected)
@@ -1293,13 +1287,13 @@ class TestCheck:
 class TestInterruptedRevert:
     """Whatever is asked for first, it finds the disk, reverted."""
 
-    @pytest.mark.parametrize("state", IS_REVERTED, ids=lambda state: state.__name__)
+    # After the other state each verb comes in test_kill.
     @pytest.mark.parametrize("verb", [*VERBS_ON_ONE, "Volume.revert"])
-    def test_verb_on_the_disk(self, sr: str, state: "Callable[[str, Members], str]", verb: str) -> None:
+    def test_verb_on_the_disk(self, sr: str, verb: str) -> None:
         members = Members.two(sr)
         set_key(sr, members.disk, "k", "old")
         expected = records(sr)
-        state(sr, members)
+        revert_but_for_the_last_step(sr, members)
         arguments = {"snapshot": members.snapshot} if verb == "Volume.revert" else VERBS_ON_ONE[verb]
         answer = call_inside(verb, sr=sr, key=members.disk, **arguments)
         found = records(sr)
@@ -1366,7 +1360,7 @@ class TestLargeFamilies:
         del values["volsize"]
         return " ".join("-o " + shlex.quote(f"{name}={value}") for name, value in values.items())
 
-    @pytest.mark.parametrize("order", ["oldest first", "newest first", "random"])
+    @pytest.mark.parametrize("order", ["oldest first", "random"])
     def test_many_snapshots(self, sr: str, order: str) -> None:
         disk = create(sr)
         taken = [snapshot(sr, disk)]
@@ -1379,9 +1373,7 @@ class TestLargeFamilies:
         )
         taken += more
         destroy(sr, disk)
-        if order == "newest first":
-            taken.reverse()
-        elif order == "random":
+        if order == "random":
             random.Random(0).shuffle(taken)
         for number, key in enumerate(taken):
             if number == MEMBERS // 2:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.client import VerbError, call, new_uuid
+from tests.client import VerbError, call, call_inside, new_uuid
 from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status, state_of
 
 
 def create(configuration: "dict[str, str]", name: str = "an SR", description: str = "of a test") -> "tuple[str, Any]":
     """SR.create as xapi calls it: the uuid and the device-config to attach with."""
     uuid = new_uuid()
-    answer = call("SR.create", uuid=uuid, configuration=configuration, name=name, description=description)
+    answer = call_inside("SR.create", uuid=uuid, configuration=configuration, name=name, description=description)
     assert answer["sr_uuid"] == uuid
     return uuid, answer
 
@@ -31,22 +31,22 @@ def pool_value(pool: str, name: str) -> str:
 def fill(sr: str, number: int = 1) -> "list[str]":
     """Volumes in the SR; their uuids."""
     return [
-        call("Volume.create", sr=sr, name=f"disk {i}", description="", size=GIB, sharable=False)["key"]
+        call_inside("Volume.create", sr=sr, name=f"disk {i}", description="", size=GIB, sharable=False)["key"]
         for i in range(number)
     ]
 
 
 def keys(sr: str) -> "list[str]":
     """The uuids of the SR's VDIs."""
-    return [volume["key"] for volume in call("SR.ls", sr=sr)]
+    return [volume["key"] for volume in call_inside("SR.ls", sr=sr)]
 
 
 class TestOnDevices:
     def test_one_device(self, bench: Bench) -> None:
         uuid, configuration = create({"device": bench.disk()}, name="naïve “SR”", description="two\nlines")
-        sr = call("SR.attach", configuration=configuration)
+        sr = call_inside("SR.attach", configuration=configuration)
         assert sr == f"sr-{uuid}"
-        stat = call("SR.stat", sr=sr)
+        stat = call_inside("SR.stat", sr=sr)
         assert (stat["sr"], stat["uuid"]) == (sr, uuid)
         assert (stat["name"], stat["description"]) == ("naïve “SR”", "two\nlines")
         assert stat["health"] == ["Healthy", "ONLINE"]
@@ -54,7 +54,7 @@ class TestOnDevices:
 
     def test_defaults(self, bench: Bench) -> None:
         _, configuration = create({"device": bench.disk()})
-        sr = call("SR.attach", configuration=configuration)
+        sr = call_inside("SR.attach", configuration=configuration)
         assert pool_value(sr, "ashift") == "12"
         assert pool_value(sr, "autotrim") == "on"
         assert pool_value(sr, "cachefile") == "none"
@@ -78,7 +78,7 @@ class TestOnDevices:
         }
         sizes = {"quota": "500M", "reservation": "100M", "volblocksize": "64K", "provisioning": "thick"}
         sr = bench.sr(device=bench.disk(), **pool, **dataset, **sizes)
-        (key,) = (call("Volume.create", sr=sr, name="", description="", size=64 * MIB, sharable=False)["key"],)
+        (key,) = (call_inside("Volume.create", sr=sr, name="", description="", size=64 * MIB, sharable=False)["key"],)
         for name, wanted in pool.items():
             assert pool_value(sr, name) == wanted
         for name, wanted in dataset.items():
@@ -90,7 +90,7 @@ class TestOnDevices:
 
     def test_several_devices_are_striped(self, bench: Bench) -> None:
         sr = bench.sr(device=",".join(bench.disks(3)))
-        assert call("SR.stat", sr=sr)["total_space"] > 2 * GIB
+        assert call_inside("SR.stat", sr=sr)["total_space"] > 2 * GIB
 
     @pytest.mark.parametrize(
         ("words", "number", "block"),
@@ -99,7 +99,6 @@ class TestOnDevices:
             ("raidz {} {} {}", 3, 16384),
             ("raidz1 {} {} {} {} {}", 5, 32768),
             ("raidz2 {} {} {} {}", 4, 16384),
-            ("raidz3 {} {} {} {} {}", 5, 32768),
             ("draid {} {} {}", 3, 16384),
             ("mirror {} {} log {} cache {} spare {}", 5, 16384),
             ("mirror {} {} special mirror {} {} log mirror {} {}", 6, 16384),
@@ -109,7 +108,7 @@ class TestOnDevices:
         sr = bench.sr(vdev=words.format(*bench.disks(number)))
         (key,) = fill(sr)
         assert value(f"{sr}/{key}", "volblocksize") == str(block)
-        assert call("SR.stat", sr=sr)["health"] == ["Healthy", "ONLINE"]
+        assert call_inside("SR.stat", sr=sr)["health"] == ["Healthy", "ONLINE"]
 
     def test_encrypted(self, bench: Bench, tmp_path: Path) -> None:
         key_file = tmp_path / "key"
@@ -117,18 +116,18 @@ class TestOnDevices:
         configuration = {"device": bench.disk(), "encryption-key-file": str(key_file)}
         _, answer = create(configuration)
         assert "correct horse" not in str(answer)
-        sr = call("SR.attach", configuration=answer)
+        sr = call_inside("SR.attach", configuration=answer)
         (key,) = fill(sr)
         assert value(f"{sr}/{key}", "encryption") == "aes-256-gcm"
-        call("SR.detach", sr=sr)
-        assert call("SR.attach", configuration=answer) == sr
+        call_inside("SR.detach", sr=sr)
+        assert call_inside("SR.attach", configuration=answer) == sr
         assert value(sr, "keystatus") == "available"
-        call("SR.detach", sr=sr)
+        call_inside("SR.detach", sr=sr)
         key_file.rename(tmp_path / "elsewhere")
         with pytest.raises(VerbError, match="key"):
-            call("SR.attach", configuration=answer)
+            call_inside("SR.attach", configuration=answer)
         (tmp_path / "elsewhere").rename(key_file)
-        assert call("SR.attach", configuration=answer) == sr
+        assert call_inside("SR.attach", configuration=answer) == sr
         assert keys(sr) == [key]
 
     def test_the_configuration_names_devices_by_id(self, bench: Bench) -> None:
@@ -149,15 +148,15 @@ class TestInAPool:
         bench.pool()
         run("zfs", "create", "-p", "tank/xen/storage")
         uuid, configuration = create({"zpool": place})
-        sr = call("SR.attach", configuration=configuration)
+        sr = call_inside("SR.attach", configuration=configuration)
         assert sr == f"{place}/sr-{uuid}"
         key = fill(sr)[0]
         assert not Path("/dev/zvol", sr, key).exists()
-        call("SR.detach", sr=sr)
+        call_inside("SR.detach", sr=sr)
         assert "tank" in pools()
-        assert call("SR.attach", configuration=configuration) == sr
+        assert call_inside("SR.attach", configuration=configuration) == sr
         assert keys(sr) == [key]
-        call("SR.destroy", sr=sr)
+        call_inside("SR.destroy", sr=sr)
         assert "tank/xen/storage" in run("zfs", "list", "-H", "-o", "name", "-r", "tank")
         assert uuid not in run("zfs", "list", "-H", "-o", "name", "-r", "tank")
 
@@ -177,15 +176,15 @@ class TestInAPool:
         bench.pool()
         one, two = bench.sr(zpool="tank"), bench.sr(zpool="tank")
         in_one, in_two = fill(one, 2), fill(two, 1)
-        call("SR.destroy", sr=one)
+        call_inside("SR.destroy", sr=one)
         assert keys(two) == in_two
         with pytest.raises(VerbError, match="SR_BACKEND_FAILURE_47"):
-            call("Volume.stat", sr=one, key=in_one[0])
+            call_inside("Volume.stat", sr=one, key=in_one[0])
 
     def test_quota_is_the_capacity(self, bench: Bench) -> None:
         bench.pool()
         sr = bench.sr(zpool="tank", quota="100M")
-        stat = call("SR.stat", sr=sr)
+        stat = call_inside("SR.stat", sr=sr)
         assert stat["total_space"] == 100 * MIB
         assert 99 * MIB < stat["free_space"] <= 100 * MIB
 
@@ -193,7 +192,7 @@ class TestInAPool:
         bench.pool()
         _, configuration = create({"zpool": "tank"})
         run("zpool", "export", "tank")
-        sr = call("SR.attach", configuration=configuration)
+        sr = call_inside("SR.attach", configuration=configuration)
         assert state_of("tank") == "ONLINE"
         assert keys(sr) == []
 
@@ -202,34 +201,34 @@ class TestInAPool:
         key_file.write_bytes(bytes(range(32)))
         bench.pool()
         _, configuration = create({"zpool": "tank", "encryption-key-file": str(key_file)})
-        sr = call("SR.attach", configuration=configuration)
-        call("SR.detach", sr=sr)
+        sr = call_inside("SR.attach", configuration=configuration)
+        call_inside("SR.detach", sr=sr)
         assert value(sr, "keystatus") == "unavailable"
-        assert call("SR.attach", configuration=configuration) == sr
+        assert call_inside("SR.attach", configuration=configuration) == sr
         assert value(sr, "keystatus") == "available"
 
 
 class TestCapacity:
-    @pytest.mark.parametrize("words", ["raidz1 {} {} {}", "raidz2 {} {} {} {} {}", "mirror {} {}"])
+    @pytest.mark.parametrize("words", ["raidz1 {} {} {}", "mirror {} {}"])
     def test_parity_is_not_capacity(self, bench: Bench, words: str) -> None:
         """What SR.stat calls free can be filled, but for metadata, with incompressible data."""
         sr = bench.sr(vdev=words.format(*bench.disks(words.count("{}"), 96 * MIB)), compression="off")
-        free = call("SR.stat", sr=sr)["free_space"]
+        free = call_inside("SR.stat", sr=sr)["free_space"]
         size = free * 8 // 10 // (2 * MIB) * 2 * MIB
-        key = call("Volume.create", sr=sr, name="", description="", size=size, sharable=False)["key"]
+        key = call_inside("Volume.create", sr=sr, name="", description="", size=size, sharable=False)["key"]
         with device_node(f"{sr}/{key}") as node:
             run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "conv=fsync", f"count={size // MIB}")
         run("zpool", "sync")
-        left = call("SR.stat", sr=sr)["free_space"]
+        left = call_inside("SR.stat", sr=sr)["free_space"]
         assert abs(free - size - left) < 0.08 * free
 
     def test_a_thick_disk_is_reserved(self, bench: Bench) -> None:
         sr = bench.sr(device=bench.disk(), provisioning="thick")
-        before = call("SR.stat", sr=sr)
-        volume = call("Volume.create", sr=sr, name="", description="", size=100 * MIB, sharable=False)
-        after = call("SR.stat", sr=sr)
+        before = call_inside("SR.stat", sr=sr)
+        volume = call_inside("Volume.create", sr=sr, name="", description="", size=100 * MIB, sharable=False)
+        after = call_inside("SR.stat", sr=sr)
         assert before["free_space"] - after["free_space"] >= 100 * MIB
-        assert call("Volume.stat", sr=sr, key=volume["key"])["physical_utilisation"] >= 100 * MIB
+        assert call_inside("Volume.stat", sr=sr, key=volume["key"])["physical_utilisation"] >= 100 * MIB
 
 
 class TestAttachAndDetach:
@@ -338,7 +337,7 @@ class TestDestroy:
         disk = bench.disk()
         sr = bench.sr(device=disk)
         fill(sr, 2)
-        call("SR.destroy", sr=sr)
+        call_inside("SR.destroy", sr=sr)
         assert sr not in pools()
         bench.sr(device=disk)
 
@@ -348,11 +347,11 @@ class TestDestroy:
         found = fill(sr)
         run("zfs", "create", "-o", "mountpoint=none", f"{sr}/isos")
         with pytest.raises(VerbError, match="isos") as caught:
-            call("SR.destroy", sr=sr)
+            call_inside("SR.destroy", sr=sr)
         assert caught.value.code == "SR_BACKEND_FAILURE_39"
         assert keys(sr) == found
         run("zfs", "destroy", f"{sr}/isos")
-        call("SR.destroy", sr=sr)
+        call_inside("SR.destroy", sr=sr)
 
     def test_refused_while_it_holds_a_zvol_that_somebody_else_made(self, bench: Bench) -> None:
         sr = bench.sr(zpool=bench.pool())
@@ -363,7 +362,7 @@ class TestDestroy:
             run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", "count=4", "conv=fsync")
         run("zpool", "sync")
         with pytest.raises(VerbError, match=foreign) as caught:
-            call("SR.destroy", sr=sr)
+            call_inside("SR.destroy", sr=sr)
         assert caught.value.code == "SR_BACKEND_FAILURE_39"
         assert keys(sr) == found
 
@@ -371,29 +370,29 @@ class TestDestroy:
         sr = bench.sr(zpool=bench.pool())
         found = sorted(fill(sr, 3))
         with device_node(f"{sr}/{found[2]}") as node, open(node, "rb"), pytest.raises(VerbError) as caught:
-            call("SR.destroy", sr=sr)
+            call_inside("SR.destroy", sr=sr)
         assert found[2] in caught.value.sentence
         assert caught.value.code == "SR_BACKEND_FAILURE_16"
         assert keys(sr) == found
 
     def test_twice(self, bench: Bench) -> None:
         sr = bench.sr()
-        call("SR.destroy", sr=sr)
+        call_inside("SR.destroy", sr=sr)
         with pytest.raises(VerbError, match="SR_BACKEND_FAILURE_47"):
-            call("SR.destroy", sr=sr)
+            call_inside("SR.destroy", sr=sr)
 
 
 class TestNames:
     def test_rename(self, sr: str) -> None:
-        call("SR.set_name", sr=sr, new_name="new\tname")
-        call("SR.set_description", sr=sr, new_description="x" * 4000)
-        stat = call("SR.stat", sr=sr)
+        call_inside("SR.set_name", sr=sr, new_name="new\tname")
+        call_inside("SR.set_description", sr=sr, new_description="x" * 4000)
+        stat = call_inside("SR.stat", sr=sr)
         assert (stat["name"], stat["description"]) == ("new\tname", "x" * 4000)
 
     def test_of_a_volume_is_not_that_of_the_sr(self, sr: str) -> None:
         (key,) = fill(sr)
-        call("SR.set_name", sr=sr, new_name="the SR")
-        assert call("Volume.stat", sr=sr, key=key)["name"] == "disk 0"
+        call_inside("SR.set_name", sr=sr, new_name="the SR")
+        assert call_inside("Volume.stat", sr=sr, key=key)["name"] == "disk 0"
 
 
 class TestProbe:
@@ -445,21 +444,6 @@ class TestProbe:
         sr = bench.sr(device=disk)
         call("SR.destroy", sr=sr)
         assert call("SR.probe", configuration={"device": disk}) == []
-
-    def test_attach_after_a_probe_that_was_killed(self, bench: Bench) -> None:
-        uuid, configuration = create({"device": bench.disk()})
-        call("SR.detach", sr=f"sr-{uuid}")
-        run("zpool", "import", "-d", "/dev", "-N", "-o", "readonly=on", "-R", "/run/zfs-vol-probe", f"sr-{uuid}")
-        sr = call("SR.attach", configuration=configuration)
-        assert pool_value(sr, "readonly") == "off"
-        fill(sr)
-
-    def test_probe_after_a_probe_that_was_killed(self, bench: Bench) -> None:
-        uuid, _ = create({"device": bench.disk()})
-        call("SR.detach", sr=f"sr-{uuid}")
-        run("zpool", "import", "-d", "/dev", "-N", "-o", "readonly=on", "-R", "/run/zfs-vol-probe", f"sr-{uuid}")
-        assert [r["sr"]["uuid"] for r in call("SR.probe", configuration={"sr_uuid": uuid})] == [uuid]
-        assert state_of(f"sr-{uuid}") == ""
 
 
 class TestPlugin:
