@@ -103,7 +103,7 @@ def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
         attachment.drop_dead_guests(lease, [other for other in lease.attached if other not in lease.active])
         if not lease.attached:
             _look(lease)
-        by_node = leases.is_dom0(domain) or (leases.is_guest(domain) and lease.datapath == BLKBACK)
+        by_node = leases.is_dom0(domain) or (leases.is_guest(domain) and _datapath(lease) == BLKBACK)
         lease.attached[domain] = _UNTOLD if by_node else TAPDISK
         lease.save()
     try:
@@ -123,8 +123,17 @@ def _attached(root: Root, key: str, domain: str, *, tell: bool) -> Lease:
     return lease
 
 
+def _datapath(lease: Lease) -> str:
+    if lease.datapath not in (TAPDISK, BLKBACK):
+        raise InvalidArgument(
+            f"{naming.SR_DATAPATH} of {lease.zvol} is '{lease.datapath}', and can be {TAPDISK} or {BLKBACK} alone. "
+            f"'zfs get {naming.SR_DATAPATH} {lease.zvol}' tells where it is set."
+        )
+    return lease.datapath
+
+
 def _look(lease: Lease) -> None:
-    """Reads of the zvol what holds as long as it is attached. Raises VDIUnavailable, InvalidArgument."""
+    """Reads of the zvol what holds as long as it is attached. Raises VDIUnavailable."""
     try:
         values = zfs.inherited_properties(lease.zvol)
     except zfs.Missing:
@@ -136,11 +145,6 @@ def _look(lease: Lease) -> None:
     lease.readonly = values.get("readonly") == "on"
     lease.sharable = properties.decode(values, naming.VDI_SHARABLE) is True
     lease.datapath = values.get(naming.SR_DATAPATH, TAPDISK)
-    if lease.datapath not in (TAPDISK, BLKBACK):
-        raise InvalidArgument(
-            f"{naming.SR_DATAPATH} of {lease.zvol} is '{lease.datapath}', and can be {TAPDISK} or {BLKBACK} alone: "
-            f"zfs set {naming.SR_DATAPATH}={TAPDISK} {lease.root.dataset}"
-        )
 
 
 def _implementations(lease: Lease, domain: str) -> "list[list[object]]":

@@ -106,6 +106,10 @@ class TestAnswers:
         with refused(INVALID) as sentence:
             disk.attach(GUEST)
         assert "'blkbck'" in sentence[0]
+        disk.use(DOM0)
+        with refused(INVALID):
+            disk.attach(GUEST)
+        disk.drop(DOM0)
 
     def test_identity(self, disk: Disk) -> None:
         """What Windows' drivers and rrdp-iostat read in xenstore below sm-data."""
