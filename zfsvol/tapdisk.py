@@ -84,8 +84,11 @@ def start(state: "State", output: str, save: "Callable[[], None]") -> None:
     while True:
         status, said = _try(opening)
         # Whatever it answered (512, as the kernel may, looks like 0): what counts is what it has open.
-        if _row(state) == (state["minor"], device):
+        row = _row(state)
+        if row == (state["minor"], device):
             return
+        if row is None:
+            raise TapdiskFailed(f"tapdisk ended when it was to open {device}. /var/log/daemon.log may tell why.")
         if status not in (0, *_OPEN_AGAIN) or time.monotonic() > end:
             raise TapdiskFailed(f"tapdisk cannot open {device}: {said or os.strerror(status)}.")
         time.sleep(0.1)
