@@ -7,9 +7,9 @@ goes on from there.
 
 import os
 
-from zfsvol import family, lock, log, node, tapdisk, xen, zfs
 from zfsvol import lease as leases
-from zfsvol.errors import NodeMissing, SRInUse, StorageError, VDIInUse
+from zfsvol import lock, log, node, tapdisk, xen, zfs
+from zfsvol.errors import NodeMissing, SRInUse, StorageError, Unfinished, VDIInUse
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
 
@@ -204,7 +204,7 @@ def _dead(domains: "list[str]") -> "list[str]":
 # --- for the verbs of volumes and SRs
 
 
-class Held(VDIInUse, family.Unfinished):
+class Held(VDIInUse, Unfinished):
     """By somebody, who may be gone without a word."""
 
     def __init__(self, root: Root, key: str, sentence: str) -> None:
@@ -217,6 +217,10 @@ class Held(VDIInUse, family.Unfinished):
         with lock.vdi(self.key):
             drop_dead(leases.read(self.root, self.key))
 
+    def what(self) -> object:
+        """Whoever they are."""
+        return Held, self.key
+
 
 def drop_dead(lease: Lease) -> None:
     """Ends leases whose tapdisk or whose VM is gone.
@@ -224,7 +228,9 @@ def drop_dead(lease: Lease) -> None:
     This may take long, as a tapdisk may: so it is not for the holder of the SR's lock. Raises as `deactivate`.
     """
     settle(lease)
-    drop_dead_guests(lease, list(lease.attached))
+    for domain in meant(lease, ""):
+        log.warning(f"{lease.zvol}: {leases.called(domain)} is gone; its lease ends")
+        detach(lease, domain)
 
 
 def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> Lease:
@@ -257,12 +263,15 @@ def _advice(lease: Lease, users: "list[str]") -> str:
     )
 
 
-def for_each(root: Root, action: "Callable[[Lease], object]") -> None:
-    """Does something with the record of every VDI of the SR that has one; what cannot be done the log tells of."""
+def for_each(
+    root: Root, action: "Callable[[Lease], object]", concerns: "Callable[[Lease], bool]" = lambda _: True
+) -> None:
+    """Does something with the record of every VDI of the SR that it concerns; what cannot be done the log tells of."""
     for key in leases.all_of(root):
         try:
-            with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
-                action(leases.read(root, key))
+            if concerns(leases.read(root, key)):
+                with lock.vdi(key, limit=lock.VDI_LIMIT_OF_EACH):
+                    action(leases.read(root, key))
         except StorageError as error:
             log.warning(f"{root.volume(key)}: {error}")
 
@@ -273,13 +282,13 @@ def release(root: Root) -> None:
     For the holder of the SR's exclusive lock: nobody attaches or activates meanwhile.
     """
     for key in leases.all_of(root):
-        with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
+        with lock.vdi_inside(key):
             try:
                 require_idle(root, key, "released")
             except VDIInUse as error:
                 raise SRInUse(f"The SR {root.uuid} is in use. {error}") from None
     for key in leases.all_of(root):
-        with lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
+        with lock.vdi_inside(key):
             lease = leases.read(root, key)
             lease.attached.clear()
             if not forget_unused(lease):
@@ -306,7 +315,7 @@ def hide_unused(root: Root) -> None:
 
     What cannot be taken away now is told of in the log.
     """
-    for_each(root, forget_unused)
+    for_each(root, forget_unused, lambda lease: not lease.attached)
     for zvol in zfs.with_own_volmode(root.dataset):
         if not leases.exists(root, zvol.rpartition("/")[2]):
             log.warning(f"{zvol}: its device node is there and nobody has attached it")

@@ -32,7 +32,7 @@ def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
     """
     root, key = naming.parse_uri(uri)
     zfs.require_pool(root.pool)
-    with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
+    with lock.sr(root.uuid, exclusive=False), lock.vdi_inside(key):
         lease = _attached(root, key, domain, tell=True)
         return {"implementations": _implementations(lease, domain)}
 
@@ -54,7 +54,7 @@ def activate_readonly(dbg: str, uri: str, domain: str) -> None:
 def _activate(uri: str, domain: str, mode: str) -> None:
     root, key = naming.parse_uri(uri)
     zfs.require_pool(root.pool)
-    with lock.sr(root.uuid, exclusive=False) as needed_for_the_node, lock.vdi(key):
+    with lock.sr(root.uuid, exclusive=False) as needed_for_the_node, lock.vdi_inside(key):
         lease = _attached(root, key, domain, tell=False)
         needed_for_the_node.release()
         attachment.activate(lease, domain, READ if lease.readonly else mode)
@@ -72,6 +72,7 @@ def deactivate(dbg: str, uri: str, domain: str) -> None:
             attachment.deactivate(lease, known)
 
 
+@family.resuming
 def detach(dbg: str, uri: str, domain: str) -> None:
     """Undoes what `attach` and `activate` have done for the domain, in any order. Idempotent. Raises as `deactivate`.
 
@@ -87,7 +88,7 @@ def detach(dbg: str, uri: str, domain: str) -> None:
         meant = attachment.meant(lease, domain)
         for known in meant:
             attachment.deactivate(lease, known)
-    with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
+    with lock.sr(root.uuid, exclusive=False), lock.vdi_inside(key):
         lease = leases.read(root, key)
         for known in meant:
             attachment.detach(lease, known)

@@ -50,6 +50,21 @@ class ForeignSnapshots(VDIInUse):
         )
 
 
+class Unfinished(StorageError):
+    """Something is to be ended before the verb can go on, which needs locks that it has not, or lacks those it has.
+
+    `family.resuming` ends it and begins the verb again.
+    """
+
+    def end(self) -> None:
+        """Ends it. For who holds no lock of the SR or of a VDI. Raises StorageError."""
+        raise NotImplementedError
+
+    def what(self) -> object:
+        """Equal for two that are the same: what comes back is raised. None for what may come back."""
+        return str(self)
+
+
 class LockTimeout(StorageError):
     """Another verb held the SR for longer than this one may wait. A retry may help."""
 

@@ -18,7 +18,7 @@ import os
 import time
 
 from zfsvol import lock, log, naming, zfs
-from zfsvol.errors import NoSpace, StorageError
+from zfsvol.errors import NoSpace, StorageError, Unfinished
 from zfsvol.naming import Root
 
 TYPE_CHECKING = False
@@ -36,14 +36,6 @@ _ROUNDS = 5
 
 _SPACE_TRIES = 40
 _SPACE_PAUSE = 0.25
-
-
-class Unfinished(StorageError):
-    """Something is to be ended before the verb can go on, which needs locks that it has not."""
-
-    def end(self) -> None:
-        """Ends it. For who holds no lock of the SR."""
-        raise NotImplementedError
 
 
 class Interrupted(Unfinished):
@@ -67,14 +59,16 @@ def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
 
     @functools.wraps(verb)
     def carry_out(*arguments: "Any", **named: "Any") -> "_Answer":
-        ended: "set[str]" = set()
+        deadline = time.monotonic() + lock.VDI_LIMIT
+        ended: "set[object]" = set()
         while True:
             try:
                 return verb(*arguments, **named)
             except Unfinished as unfinished:
-                if str(unfinished) in ended:
+                if unfinished.what() in ended or time.monotonic() > deadline:
                     raise
-                ended.add(str(unfinished))
+                if unfinished.what() is not None:
+                    ended.add(unfinished.what())
                 unfinished.end()
 
     return carry_out

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 
-from zfsvol.errors import LockTimeout
+from zfsvol.errors import LockTimeout, Unfinished
 
 DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
 
@@ -20,7 +20,8 @@ DIRECTORY = "/run/lock/zfs-vol"  # tmpfs: gone at boot, as the holders are
 POOLS_LIMIT = 1800
 SR_LIMIT = 120
 VDI_LIMIT = 240  # stopping what serves a disk may take half of it
-VDI_LIMIT_OF_ALL = 10  # for who holds the SR alone: all others wait for it
+VDI_LIMIT_OF_EACH = 10  # for who looks at all of them
+VDI_LIMIT_INSIDE = 1  # for who holds the SR's lock: others wait for that
 _POLL = 0.01
 _POLL_MOST = 0.1  # of who has waited for long: a hundred that wait must not keep a processor busy
 
@@ -125,3 +126,33 @@ class _VDILock(_Lock):
 def vdi(uuid: str, *, limit: int = VDI_LIMIT) -> _Lock:
     """For verbs that change who uses the VDI, and those that need it to be used by nobody."""
     return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, limit)
+
+
+class VDIBusy(LockTimeout, Unfinished):
+    """Another verb has the VDI's lock for longer than one that has the SR's may wait."""
+
+    def __init__(self, uuid: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.uuid = uuid
+
+    def end(self) -> None:
+        """Waits as long as may be without the SR's lock."""
+        with vdi(self.uuid):
+            pass
+
+    def what(self) -> object:
+        """One after the other may have it."""
+        return None
+
+
+class _VDILockInside(_VDILock):
+    def __enter__(self) -> "_VDILock":
+        try:
+            return super().__enter__()
+        except LockTimeout as error:
+            raise VDIBusy(self.name[len("vdi-") :], str(error)) from None
+
+
+def vdi_inside(uuid: str) -> _Lock:
+    """The same for who holds the SR's lock. Raises VDIBusy."""
+    return _VDILockInside("vdi-" + uuid, fcntl.LOCK_EX, VDI_LIMIT_INSIDE)

@@ -196,6 +196,7 @@ def _import(root: Root, given: "dict[str, str]") -> None:
         raise SRUnavailable(f"The pool {root.pool} cannot be imported: {error}") from None
 
 
+@family.resuming
 def detach(dbg: str, sr: str) -> None:
     """Exports the SR's own pool, which leaves its disks free; a pool of the administrator's stays imported.
 
@@ -240,6 +241,7 @@ def _leave(action: "Callable[[str], None]", root: Root) -> None:
         ) from None
 
 
+@family.resuming
 def destroy(dbg: str, sr: str) -> None:
     """Removes the SR with all its disks: its own pool, or its root dataset in the administrator's pool.
 

@@ -265,7 +265,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     require_uuid(snapshot, "The snapshot")
-    with lock.sr(root.uuid, exclusive=True), lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
+    with lock.sr(root.uuid, exclusive=True), lock.vdi_inside(key):
         source = _read(root, snapshot)
         values = _read(root, key, zfs.settings)
         if naming.VDI_SNAPSHOT not in source:
@@ -305,7 +305,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
 
     root = roots.find(sr)
     require_uuid(key, "The VDI")
-    with lock.sr(root.uuid, exclusive=True), lock.vdi(key, limit=lock.VDI_LIMIT_OF_ALL):
+    with lock.sr(root.uuid, exclusive=True), lock.vdi_inside(key):
         lease = attachment.require_idle(root, key, "destroyed")
         kept = _remove(root, key, "remove", "destroyed")
         attachment.withdraw_node(lease)
@@ -323,7 +323,7 @@ def _remove(root: Root, key: str, action: str, what: str) -> "dict[str, int]":
         return _removed(root, key, action, what)
     from zfsvol import attachment
 
-    with lock.vdi(temporary, limit=lock.VDI_LIMIT_OF_ALL):
+    with lock.vdi_inside(temporary):
         lease = attachment.require_idle(root, temporary, what)
         kept = _removed(root, key, action, what)
         attachment.withdraw_node(lease)
@@ -371,7 +371,7 @@ def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
     root = roots.find(sr)
     require_uuid(key, "The VDI")
     size = rounded(new_size)
-    with lock.sr(root.uuid, exclusive=False), lock.vdi(key):
+    with lock.sr(root.uuid, exclusive=False), lock.vdi_inside(key):
         values = _read(root, key)
         if naming.VDI_SNAPSHOT in values:
             raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes; clone it and grow the clone.")

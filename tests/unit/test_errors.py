@@ -4,7 +4,7 @@
 import pytest
 
 from tests import contract
-from zfsvol import attachment, command, errors, family, protocol, zfs
+from zfsvol import attachment, command, errors, family, lock, protocol, zfs
 
 
 def descendants(kind: type) -> "set[type]":
@@ -22,6 +22,7 @@ CODES = {
     errors.ForeignSnapshots: "_24",
     attachment.Held: "_24",
     errors.LockTimeout: "_37",  # LockErr
+    lock.VDIBusy: "_37",
     errors.SRNotEmpty: "_39",  # SRNotEmpty
     errors.SRExists: "_42",  # SRExists
     errors.NoSpace: "_44",  # SRNoSpace
@@ -35,7 +36,7 @@ CODES = {
     errors.TapdiskFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
-    family.Unfinished: "",
+    errors.Unfinished: "",
     family.Interrupted: "",
     zfs.Missing: "",
 }

@@ -36,7 +36,7 @@ from tests.zfs.disk import (
     only_stand_in,
     refused,
 )
-from zfsvol import node, tapdisk
+from zfsvol import lock, node, tapdisk
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -404,15 +404,21 @@ class TestFaults:
         with blktap.faults({"command": "open", "hang": 600, "times": 1}):
             process = client.start("Datapath.activate", uri=disk.uri, domain=GUEST)
             wait_until(lambda: blktap.faults_left() == 0, "the open", 60)
-            other.use(OTHER_GUEST)
-            doomed.volume("destroy")
-            other.drop(OTHER_GUEST)
-            assert process.poll() is None
+            waiting = client.start("Datapath.attach", uri=disk.uri, domain=DOM0)
+            began = time.monotonic()
+            while time.monotonic() < began + lock.VDI_LIMIT_INSIDE + 2:
+                other.use(OTHER_GUEST)
+                call("Volume.snapshot", sr=disk.sr, key=doomed.key)
+                doomed.volume("destroy")
+                doomed = new_disk(disk.sr)
+                other.drop(OTHER_GUEST)
+            assert (process.poll(), waiting.poll()) == (None, None)
             run("pkill", "-KILL", "-x", "tap-ctl")
             with pytest.raises(VerbError):
                 client.finish("Datapath.activate", process)
+            assert client.finish("Datapath.attach", waiting)
         assert disk.record.active == {}
-        disk.drop(GUEST)
+        disk.drop(GUEST, DOM0)
 
     @pytest.mark.parametrize("verb", ["activate", "deactivate"])
     def test_the_tapdisk_answers_nothing(self, disk: Disk, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
