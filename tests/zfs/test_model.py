@@ -24,7 +24,7 @@ from tests.zfs.conftest import Bench, run
 from zfsvol import family, zfs
 from zfsvol.naming import Root
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "110"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "90"))
 STEPS_EACH = 30
 # Hypothesis begins with some that have hardly a step.
 SHORT = 12
