@@ -128,6 +128,17 @@ def vdi(uuid: str, *, limit: int = VDI_LIMIT) -> _Lock:
     return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, limit)
 
 
+def remove_unused() -> None:
+    """Removes the files of VDIs' locks that killed verbs have left."""
+    for name in os.listdir(DIRECTORY):
+        if name.startswith("vdi-"):
+            try:
+                with _VDILock(name, fcntl.LOCK_EX, 0):
+                    pass
+            except LockTimeout:
+                pass  # in use
+
+
 class VDIBusy(LockTimeout, Unfinished):
     """Another verb has the VDI's lock for longer than one that has the SR's may wait."""
 

@@ -138,6 +138,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
         if imported_now:
             _import(root, configuration)
         zfs.require_pool(root.pool)
+        lock.remove_unused()
         attachment.for_each(root, attachment.end if imported_now else attachment.drop_dead)
         with lock.sr(root.uuid, exclusive=True):
             values = roots.read(root)
