@@ -7,8 +7,8 @@ goes on from there.
 
 import os
 
+from zfsvol import files, lock, log, node, tapdisk, xen, zfs
 from zfsvol import lease as leases
-from zfsvol import lock, log, node, tapdisk, xen, zfs
 from zfsvol.errors import NodeMissing, SRInUse, StorageError, Unfinished, VDIInUse
 from zfsvol.lease import NODE, READ, TAPDISK, WRITE, Lease
 from zfsvol.naming import Root
@@ -72,8 +72,8 @@ def activate(lease: Lease, domain: str, mode: str) -> None:
     lease.active[domain] = mode
     lease.save()
     try:
-        _link(str(lease.node), _device_link(lease))
-        _link(_device_link(lease), _statistics_link(lease))
+        files.link(str(lease.node), _device_link(lease))
+        files.link(_device_link(lease), _statistics_link(lease))
         if lease.way(domain) == TAPDISK:
             _serve(lease, mode)
     except Exception:
@@ -118,7 +118,7 @@ def _serve(lease: Lease, mode: str) -> None:
             tapdisk.start(lease.tapdisk, _output(lease), lease.save)
         finally:
             os.close(descriptor)
-    _link(tapdisk.socket(lease.tapdisk), nbd_socket(lease))
+    files.link(tapdisk.socket(lease.tapdisk), nbd_socket(lease))
 
 
 def deactivate(lease: Lease, domain: str) -> None:
@@ -132,15 +132,15 @@ def deactivate(lease: Lease, domain: str) -> None:
         _stop(lease)
     del lease.active[domain]
     if not lease.active:
-        _unlink(_statistics_link(lease))
-        _unlink(_device_link(lease))
+        files.remove(_statistics_link(lease))
+        files.remove(_device_link(lease))
     lease.save()
 
 
 def _stop(lease: Lease) -> None:
     if lease.tapdisk is not None:
         tapdisk.stop(lease.tapdisk, _output(lease))
-    _unlink(nbd_socket(lease))
+    files.remove(nbd_socket(lease))
     lease.tapdisk = None
     lease.save()
 
@@ -162,10 +162,14 @@ def drop_dead_guests(lease: Lease, domains: "list[str]") -> bool:
     The client swallows the errors of a deactivate or detach, and does not repeat it.
     """
     dead = _dead(domains)
-    for domain in dead:
+    _take_back(lease, dead)
+    return bool(dead)
+
+
+def _take_back(lease: Lease, gone: "list[str]") -> None:
+    for domain in gone:
         log.warning(f"{lease.zvol}: {leases.called(domain)} is gone; its lease ends")
         detach(lease, domain)
-    return bool(dead)
 
 
 def detach(lease: Lease, domain: str) -> None:
@@ -228,9 +232,7 @@ def drop_dead(lease: Lease) -> None:
     This may take long, as a tapdisk may: so it is not for the holder of the SR's lock. Raises as `deactivate`.
     """
     settle(lease)
-    for domain in meant(lease, ""):
-        log.warning(f"{lease.zvol}: {leases.called(domain)} is gone; its lease ends")
-        detach(lease, domain)
+    _take_back(lease, meant(lease, ""))
 
 
 def require_idle(root: Root, key: str, what: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> Lease:
@@ -321,30 +323,3 @@ def hide_unused(root: Root) -> None:
             log.warning(f"{zvol}: its device node is there and nobody has attached it")
             node.wait(zvol)
             node.hide(zvol, None)
-
-
-# --- links
-
-
-def _link(target: str, path: str) -> None:
-    try:
-        if os.readlink(path) == target:
-            return
-    except OSError:
-        pass
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = path + ".new"
-    try:
-        os.unlink(temporary)
-    except FileNotFoundError:
-        pass
-    os.symlink(target, temporary)
-    os.rename(temporary, path)
-
-
-def _unlink(path: str) -> None:
-    for name in (path, path + ".new"):
-        try:
-            os.unlink(name)
-        except FileNotFoundError:
-            pass

@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 
-from zfsvol import command, zfs
+from zfsvol import command, files, zfs
 from zfsvol.errors import DeviceInvalid, SRInUse
 
 _BY_ID = "/dev/disk/by-id"
@@ -65,17 +65,9 @@ def require_empty_partitions(path: str) -> None:
         )
 
 
-def real_path(path: str) -> str:
-    """As os.path.realpath, which fails where a link vanishes that it is looking at: then the path itself."""
-    try:
-        return os.path.realpath(path)
-    except OSError:
-        return path
-
-
 def partitions(path: str) -> "list[str]":
     """The nodes of the device's partitions."""
-    name = os.path.basename(real_path(path))
+    name = os.path.basename(files.real_path(path))
     try:
         entries = os.listdir(os.path.join(_SYS, name))
     except OSError:
@@ -87,12 +79,12 @@ def partitions(path: str) -> "list[str]":
 
 def _user(path: str) -> str:
     """What uses a device, as well as /proc and /sys tell it."""
-    nodes = [real_path(path), *partitions(path)]
+    nodes = [files.real_path(path), *partitions(path)]
     for table, what in (("/proc/mounts", "it is mounted on {}"), ("/proc/swaps", "it is swap space")):
         with open(table) as file:
             for line in file:
                 fields = line.split()
-                if len(fields) > 1 and fields[0].startswith("/") and real_path(fields[0]) in nodes:
+                if len(fields) > 1 and fields[0].startswith("/") and files.real_path(fields[0]) in nodes:
                     return what.format(fields[1])
     for node in nodes:
         try:
@@ -153,13 +145,15 @@ def stable_name(path: str) -> str:
     """The device's name below /dev/disk/by-id, which survives re-cabling; `path` itself where it has none."""
     if path.startswith("/dev/disk/"):
         return path
-    target = real_path(path)
+    target = files.real_path(path)
     try:
         names = os.listdir(_BY_ID)
     except OSError:
         return path
     matching = [
-        name for name in names if not name.startswith(_AVOIDED) and real_path(os.path.join(_BY_ID, name)) == target
+        name
+        for name in names
+        if not name.startswith(_AVOIDED) and files.real_path(os.path.join(_BY_ID, name)) == target
     ]
     if not matching:
         return path

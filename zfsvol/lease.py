@@ -11,6 +11,7 @@ What a domain is, its name tells: a guest's id, `u0_…` (or `0`) in dom0, anyth
 import json
 import os
 
+from zfsvol import files
 from zfsvol.errors import StorageError
 from zfsvol.naming import Root
 
@@ -57,18 +58,14 @@ class Lease:
         """Writes the record; a crash leaves it as it was or as it is."""
         names = ("readonly", "sharable", "datapath", "node", "attached", "active", "tapdisk")
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        temporary = self.path + ".new"
+        temporary = files.unfinished(self.path)
         with open(temporary, "w") as file:
             json.dump(dict({name: getattr(self, name) for name in names}, dataset=self.root.dataset), file)
         os.rename(temporary, self.path)
 
     def forget(self) -> None:
         """Removes the record. Idempotent."""
-        for path in (self.path, self.path + ".new"):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+        files.remove(self.path)
 
     def way(self, domain: str) -> str:
         """How a domain that has attached the VDI is given it: NODE or TAPDISK."""

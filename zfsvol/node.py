@@ -10,7 +10,7 @@ import os
 import re
 import time
 
-from zfsvol import blockdevice, log, zfs
+from zfsvol import files, log, zfs
 from zfsvol.errors import NodeMissing, StorageError
 
 _NODE = re.compile(r"zd[0-9]+\Z")  # not the partitions, zd0p1
@@ -70,13 +70,13 @@ def _of_other_pools(zvol: str) -> "set[str]":
     found: "set[str]" = set()
     for directory, below, names in os.walk("/dev/zvol"):
         below[:] = [name for name in below if os.path.join(directory, name) != own]
-        found.update(blockdevice.real_path(os.path.join(directory, name)) for name in names)
+        found.update(files.real_path(os.path.join(directory, name)) for name in names)
     return found
 
 
 def linked(zvol: str) -> "str | None":
     """The zvol's node if udev's link leads to it."""
-    path = blockdevice.real_path("/dev/zvol/" + zvol)
+    path = files.real_path("/dev/zvol/" + zvol)
     return path if _NODE.match(os.path.basename(path)) and is_of(path, zvol) else None
 
 

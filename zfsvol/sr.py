@@ -5,7 +5,20 @@ Arguments and results are those of the SMAPIv3 interface; sizes are bytes. Verbs
 take the host's pool lock, so an import, an export and a look at a pool never meet.
 """
 
-from zfsvol import blockdevice, configuration, family, layout, lock, log, naming, properties, volume, zfs, zpool_text
+from zfsvol import (
+    blockdevice,
+    configuration,
+    family,
+    files,
+    layout,
+    lock,
+    log,
+    naming,
+    properties,
+    volume,
+    zfs,
+    zpool_text,
+)
 from zfsvol import root as roots
 from zfsvol.errors import (
     DeviceMissing,
@@ -66,7 +79,7 @@ def _create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") 
         blockdevice.require_free(device)
         if not force:
             blockdevice.require_empty_partitions(device)
-    if len(set(map(blockdevice.real_path, wanted.devices))) < len(wanted.devices):
+    if len(set(map(files.real_path, wanted.devices))) < len(wanted.devices):
         raise InvalidArgument(f"device-config:{place} names the same device twice.")
     wanted = wanted.renamed({device: blockdevice.stable_name(device) for device in wanted.devices})
     pool_properties = configuration.of_kind(values, configuration.POOL, defaults=True)
