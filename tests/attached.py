@@ -42,9 +42,7 @@ def nodes(sr: str) -> "Dict[str, str]":
 def directories(sr: str) -> "List[str]":
     """Those of the SR: they stay until it is detached."""
     uuid = Root(sr).uuid
-    return [
-        str(directory / uuid) for directory in (RECORDS, SERVERS, STATISTICS, DEVICES) if (directory / uuid).exists()
-    ]
+    return [str(place / uuid) for place in _PLACES if (place / uuid).exists()]
 
 
 def left(sr: str) -> "List[str]":

@@ -65,10 +65,11 @@ def resuming(verb: "Callable[..., _Answer]") -> "Callable[..., _Answer]":
             try:
                 return verb(*arguments, **named)
             except Unfinished as unfinished:
-                if unfinished.what() in ended or time.monotonic() > deadline:
+                what = unfinished.what()
+                if what in ended or time.monotonic() > deadline:
                     raise
-                if unfinished.what() is not None:
-                    ended.add(unfinished.what())
+                if what is not None:
+                    ended.add(what)
                 unfinished.end()
 
     return carry_out

@@ -26,6 +26,7 @@ _POLL = 0.01
 _POLL_MOST = 0.1  # of who has waited for long: a hundred that wait must not keep a processor busy
 
 _POOLS = "pools"
+_VDI = "vdi-"
 
 # The descriptors of the locks of SRs and VDIs that this process holds, for its children. Not that of the pools: a
 # command that hangs on one pool must not keep all others from being imported.
@@ -96,6 +97,23 @@ def sr(uuid: str, *, exclusive: bool) -> _Lock:
     return _Lock("sr-" + uuid, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, SR_LIMIT)
 
 
+class VDIBusy(LockTimeout, Unfinished):
+    """Another verb had the VDI's lock for longer than this one may wait, which is short for who holds the SR's."""
+
+    def __init__(self, uuid: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.uuid = uuid
+
+    def end(self) -> None:
+        """Waits as long as may be without the SR's lock."""
+        with vdi(self.uuid):
+            pass
+
+    def what(self) -> object:
+        """One after the other may have it."""
+        return None
+
+
 class _VDILock(_Lock):
     """Its file goes with it: there would be one for every VDI that ever was."""
 
@@ -103,7 +121,10 @@ class _VDILock(_Lock):
         deadline = time.monotonic() + self.limit
         os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
         while True:
-            self.descriptor = self._acquire(self.name, self.mode, deadline)
+            try:
+                self.descriptor = self._acquire(self.name, self.mode, deadline)
+            except LockTimeout as error:
+                raise VDIBusy(self.name[len(_VDI) :], str(error)) from None
             try:
                 if os.fstat(self.descriptor).st_ino == os.stat(os.path.join(DIRECTORY, self.name)).st_ino:
                     break
@@ -124,46 +145,21 @@ class _VDILock(_Lock):
 
 
 def vdi(uuid: str, *, limit: int = VDI_LIMIT) -> _Lock:
-    """For verbs that change who uses the VDI, and those that need it to be used by nobody."""
-    return _VDILock("vdi-" + uuid, fcntl.LOCK_EX, limit)
+    """For verbs that change who uses the VDI, and those that need it to be used by nobody. Raises VDIBusy."""
+    return _VDILock(_VDI + uuid, fcntl.LOCK_EX, limit)
+
+
+def vdi_inside(uuid: str) -> _Lock:
+    """The same for who holds the SR's lock."""
+    return vdi(uuid, limit=VDI_LIMIT_INSIDE)
 
 
 def remove_unused() -> None:
     """Removes the files of VDIs' locks that killed verbs have left."""
     for name in os.listdir(DIRECTORY):
-        if name.startswith("vdi-"):
+        if name.startswith(_VDI):
             try:
-                with _VDILock(name, fcntl.LOCK_EX, 0):
+                with vdi(name[len(_VDI) :], limit=0):
                     pass
             except LockTimeout:
                 pass  # in use
-
-
-class VDIBusy(LockTimeout, Unfinished):
-    """Another verb has the VDI's lock for longer than one that has the SR's may wait."""
-
-    def __init__(self, uuid: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.uuid = uuid
-
-    def end(self) -> None:
-        """Waits as long as may be without the SR's lock."""
-        with vdi(self.uuid):
-            pass
-
-    def what(self) -> object:
-        """One after the other may have it."""
-        return None
-
-
-class _VDILockInside(_VDILock):
-    def __enter__(self) -> "_VDILock":
-        try:
-            return super().__enter__()
-        except LockTimeout as error:
-            raise VDIBusy(self.name[len("vdi-") :], str(error)) from None
-
-
-def vdi_inside(uuid: str) -> _Lock:
-    """The same for who holds the SR's lock. Raises VDIBusy."""
-    return _VDILockInside("vdi-" + uuid, fcntl.LOCK_EX, VDI_LIMIT_INSIDE)
