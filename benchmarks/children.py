@@ -8,7 +8,8 @@ starts.
 import json
 import sys
 
-from zfsvol import command, protocol, verbs
+from zfsvol.host import command
+from zfsvol.wire import protocol, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main() -> None:
     command.Child.__init__ = noted_start  # type: ignore[assignment, method-assign]
     command.Child.finish = noted_finish  # type: ignore[assignment, method-assign]
     try:
-        protocol.main(verbs.DATAPATH if sys.argv[0].startswith("Datapath.") else verbs.VOLUME)
+        protocol.main(table.DATAPATH if sys.argv[0].startswith("Datapath.") else table.VOLUME)
     finally:
         with open(path, "w") as file:
             json.dump([[child.argv, child.status] for child in started], file)  # type: ignore[attr-defined]

@@ -3,7 +3,9 @@
 
 from benchmarks.pools import Failed, Pools, run
 from tests import client
-from zfsvol import naming, properties, zfs
+from zfsvol import naming, properties
+from zfsvol.zfs import programs
+from zfsvol.zfs.pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +77,6 @@ class Family:
                 self.zfs("destroy", "/" + self.disk)
             self.zfs("rename", "/" + grave, "/" + self.disk)
             self.zfs("inherit", naming.VDI_REMOVED, "/" + self.disk)
-            self.zfs("destroy", self.pools.volume(".gone"))
         elif self.AWAY in present:
             self.zfs("rename", "/" + self.AWAY, "/" + self.disk)
         elif self.disk not in present:
@@ -88,7 +89,7 @@ class Family:
             self.call("Volume.destroy", key=self.disk)
 
     def _grave(self, present: "set[str]") -> str:
-        graves = [name for name in present if name.startswith(f".gone/{self.disk}.") and "@" not in name]
+        graves = [name for name in present if name.startswith(f".gone-{self.disk}.") and "@" not in name]
         if len(graves) > 1:
             raise Failed("{} was removed more than once: {}".format(self.disk, ", ".join(graves)))
         return graves[0] if graves else ""
@@ -142,7 +143,9 @@ class Family:
         """The same, with all snapshots saying whose they are: a clone of one makes them its own."""
         arguments = self.of_orphan(pools)
         snapshots = [self.pools.volume(key) for key in self.snapshots]
-        zfs.set_on_vdis(snapshots, properties.encode_key(naming.SNAPSHOT_OF, self.disk))
+        programs.set_on_vdis(
+            Pool(self.pools.sr.partition("/")[0]), snapshots, properties.encode_key(naming.SNAPSHOT_OF, self.disk)
+        )
         return arguments
 
     def to_the_oldest(self, _pools: Pools) -> "dict[str, Any]":

@@ -11,7 +11,7 @@ import time
 
 from benchmarks.pools import Failed, Pools
 from tests import client
-from zfsvol import command
+from zfsvol.host import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MANY = 5000
 ROUNDS_OF_MANY = 3
 
 # The place of a removed disk in the graveyard, up to the token that is made up for it.
-GRAVE = re.compile(r"(/\.gone/[0-9a-f-]{36}\.)[0-9a-f]{8}\Z")
+GRAVE = re.compile(r"(/\.gone-[0-9a-f-]{36}\.)[0-9a-f]{8}\Z")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

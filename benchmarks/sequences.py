@@ -12,7 +12,7 @@ import time
 from benchmarks.measuring import CHECKOUT, Bench, middle
 from benchmarks.pools import VOLUME, Failed, Pools
 from tests import client
-from zfsvol import command
+from zfsvol.host import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

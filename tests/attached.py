@@ -8,21 +8,23 @@ import time
 from typing import Any, Dict, List
 
 from tests import zvol
-from zfsvol import command, lock, zfs
+from zfsvol.host import command
 from zfsvol.naming import Root
+from zfsvol.repository.sr import SR
+from zfsvol.zfs import datasets
 
 RECORDS = Path("/var/run/nonpersistent/zfs-vol")
 SERVERS = Path("/run/blktap-control/nbd")
 STATISTICS = Path("/dev/sm/phy")
 DEVICES = Path("/dev/zfs-vol")
-_PLACES = (RECORDS, SERVERS, STATISTICS, DEVICES)
+_LINKS = (SERVERS, STATISTICS, DEVICES)
 
 _LIMIT = 30
 
 
 def records(sr: str) -> "Dict[str, Any]":
     """The driver's records by VDI; what else is beside them, by name."""
-    found = {path.name: path for path in (RECORDS / Root(sr).uuid).glob("*")}
+    found = {path.name: path for path in (RECORDS / sr).glob("*-*")}
     return {
         name[: -len(".json")] if name.endswith(".json") else name: json.loads(path.read_text())
         for name, path in found.items()
@@ -42,7 +44,8 @@ def nodes(sr: str) -> "Dict[str, str]":
 def directories(sr: str) -> "List[str]":
     """Those of the SR: they stay until it is detached."""
     uuid = Root(sr).uuid
-    return [str(place / uuid) for place in _PLACES if (place / uuid).exists()]
+    found = [RECORDS / sr, *(place / uuid for place in _LINKS)]
+    return [str(path) for path in found if path.exists()]
 
 
 def left(sr: str) -> "List[str]":
@@ -50,9 +53,9 @@ def left(sr: str) -> "List[str]":
     uuid = Root(sr).uuid
     return [
         *(f"node {path} of {key}" for key, path in nodes(sr).items()),
-        *(f"volmode of {name}" for name in zfs.with_own_volmode(sr)),
-        *(str(path) for place in _PLACES for path in place.glob(f"{uuid}/*")),
-        *(str(path) for path in Path(lock.DIRECTORY).glob("vdi-*")),
+        *(f"volmode of {name}" for name in datasets.with_own_volmode(SR(sr).zfs, sr)),
+        *(str(path) for place in _LINKS for path in place.glob(f"{uuid}/*")),
+        *(str(path) for path in (RECORDS / sr).glob("*-*")),
     ]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import uuid as uuids
 
 from tests import contract
-from zfsvol import protocol, verbs
 from zfsvol.errors import StorageError
+from zfsvol.wire import protocol, table
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLUGIN = Path(os.environ.get("ZFSVOL_PLUGIN", str(CHECKOUT / "volume" / "org.xen.xapi.storage.zfs-vol")))
@@ -38,9 +38,9 @@ def executable(verb: str) -> str:
     return str((DATAPATH if verb.startswith("Datapath.") else PLUGIN) / verb)
 
 
-def verbs_beside(verb: str) -> "verbs.Verbs":
+def verbs_beside(verb: str) -> "table.Verbs":
     """The verbs of the plugin that has this one."""
-    return verbs.DATAPATH if verb.startswith("Datapath.") else verbs.VOLUME
+    return table.DATAPATH if verb.startswith("Datapath.") else table.VOLUME
 
 
 def argv(verb: str) -> "list[str]":

@@ -12,7 +12,7 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 from tests import client
-from zfsvol import command
+from zfsvol.host import command
 
 # What verbs start, and what may change a pool after the verb is gone.
 COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
@@ -26,7 +26,7 @@ _REFUSED, _FAILED = 1, 2
 
 def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
     """From now on this process dies before, during or after its child `number`, from 1."""
-    first = command.Count.started
+    started: List[int] = []
 
     def reached(where: str, child: int) -> None:
         if (where, child) == (moment, number):
@@ -34,7 +34,8 @@ def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
 
     class Child(command.Child):
         def __init__(self, argv: "List[str]", **how: Any) -> None:
-            self.number = command.Count.started - first + 1
+            started.append(1)
+            self.number = len(started)
             reached("before", self.number)
             runs_on = (moment, number) == ("during", self.number)
             super().__init__([*_SLOWLY, *argv] if runs_on else argv, **how)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""For administrators: `python3 -m zfsvol check <pool or dataset>`, see docs/administration.md."""
+"""For administrators: `python3 -m zfsvol check|identity <pool or dataset>`, see docs/administration.md."""
 
 import argparse
 import sys
 
-from zfsvol import check
 from zfsvol.errors import StorageError
+from zfsvol.repository import identity
+from zfsvol.verbs import check
 
 
 def main() -> int:
@@ -18,11 +19,16 @@ def main() -> int:
     )
     checking.add_argument("dataset", help="a pool, or a dataset in one: all SRs in it are checked")
     checking.add_argument("--repair", action="store_true", help="finish or undo what was left half done")
+    renewing = commands.add_parser("identity", help="give a copy of an SR, and its disks, uuids of their own")
+    renewing.add_argument("dataset", help="the root of the copy: its dataset, or its pool; it must not be attached")
     options = parser.parse_args()
     # The tree is drawn in characters that the locale of a console, or of Python 3.6 without one, may not have.
     stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
     try:
-        is_well = check.check(options.dataset, repair=options.repair, tell=lambda line: print(line, file=stdout))
+        if options.command == "identity":
+            print(f"The copy is the SR {identity.renew(options.dataset)} now.", file=stdout)
+            return 0
+        is_well = check.check(options.dataset, mend=options.repair, say=lambda line: print(line, file=stdout))
     except StorageError as error:
         sys.stderr.write(f"{error}\n")
         return 2

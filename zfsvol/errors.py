@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What can go wrong, as the client is told it.
+"""What can go wrong, as the client is told.
 
 A code is one of those that XCP-ng's storage manager has always used (drivers/XE_SR_ERRORCODES.xml of the sm
 package), so that xapi and its clients recognise it; the sentence is for the administrator: what was asked, what
@@ -39,34 +39,8 @@ class VDIInUse(StorageError):
     code = "SR_BACKEND_FAILURE_24"
 
 
-class ForeignSnapshots(VDIInUse):
-    """The VDI's zvol has ZFS snapshots that this driver has not made, and that would be lost with it."""
-
-    def __init__(self, snapshots: "list[str]") -> None:
-        named = ", ".join(snapshots[:5]) + (" …" if len(snapshots) > 5 else "")
-        super().__init__(
-            f"The disk has ZFS snapshots of another program or person, which would be lost with it: {named}. Destroy "
-            "them with 'zfs destroy', then try again."
-        )
-
-
-class Unfinished(StorageError):
-    """Something is to be ended before the verb can go on, which needs locks that it has not, or lacks those it has.
-
-    `family.resuming` ends it and begins the verb again.
-    """
-
-    def end(self) -> None:
-        """Ends it. For who holds no lock of the SR or of a VDI. Raises StorageError."""
-        raise NotImplementedError
-
-    def what(self) -> object:
-        """Equal for two that are the same: what comes back is raised. None for what may come back."""
-        return str(self)
-
-
 class LockTimeout(StorageError):
-    """Another verb held the SR for longer than this one may wait. A retry may help."""
+    """Another verb has held a lock for longer than this one may wait. A retry may help."""
 
     code = "SR_BACKEND_FAILURE_37"
 
@@ -78,7 +52,7 @@ class SRNotEmpty(StorageError):
 
 
 class SRExists(StorageError):
-    """An SR with this uuid is there already."""
+    """An SR with this uuid exists already."""
 
     code = "SR_BACKEND_FAILURE_42"
 
@@ -90,19 +64,19 @@ class NoSpace(StorageError):
 
 
 class VDIUnavailable(StorageError):
-    """The SR has no such VDI."""
+    """The SR has no such VDI, or cannot give it to anybody now."""
 
     code = "SR_BACKEND_FAILURE_46"
 
 
 class NodeMissing(StorageError):
-    """The VDI's zvol has got no device node. A retry may help."""
+    """The VDI's zvol has no device node, or one that does not answer. A retry may help."""
 
     code = "SR_BACKEND_FAILURE_46"
 
 
 class TapdiskFailed(StorageError):
-    """A tapdisk could not be started, or does not let go of a VDI's zvol."""
+    """A tapdisk could not be started, or does not close a VDI's zvol."""
 
 
 class SRUnavailable(StorageError):
@@ -112,7 +86,7 @@ class SRUnavailable(StorageError):
 
 
 class InvalidSize(StorageError):
-    """The size asked for is none that a VDI can have. xcp-ng-tests look for the words "VDI Invalid size"."""
+    """No VDI can have this size. xcp-ng-tests look for the words "VDI Invalid size"."""
 
     code = "SR_BACKEND_FAILURE_79"
 
@@ -121,7 +95,7 @@ class InvalidSize(StorageError):
 
 
 class DeviceMissing(StorageError):
-    """No device-config key says where the SR is to live. xcp-ng-tests compare the sentence to the letter."""
+    """No device-config key says where the SR is. xcp-ng-tests compare the sentence to the letter."""
 
     code = "SR_BACKEND_FAILURE_90"
 

@@ -21,8 +21,10 @@ SR_DESCRIPTION = "zfsvol:sr-description"
 SR_PROVISIONING = "zfsvol:sr-provisioning"
 SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
 SR_DATAPATH = "zfsvol:sr-datapath"
+# The guid of the pool that the SR was made in: in a copy of the SR it is another pool's.
+SR_POOL_GUID = "zfsvol:sr-pool-guid"
 
-# Every VDI has a name (it may be empty): a zvol without this property is not one, or not completely made.
+# Every VDI has a name, which may be empty: a zvol without this property is none, or is only half made.
 VDI_NAME = "zfsvol:name"
 VDI_DESCRIPTION = "zfsvol:description"
 VDI_SHARABLE = "zfsvol:sharable"
@@ -37,17 +39,28 @@ IS_A_SNAPSHOT = "is_a_snapshot"
 SNAPSHOT_OF = "snapshot_of"
 SNAPSHOT_TIME = "snapshot_time"
 TYPE = "vdi-type"
+CONTENT = "content_id"
 
 # As xapi writes dates, always in UTC.
 DATE = "%Y%m%dT%H:%M:%SZ"
 
 _SCHEME = "zvol://"  # the name of the datapath plugin's directory
-_GRAVEYARD = ".gone"
+# Beside the VDIs, and not in a dataset of their own: to move a zvol into another one takes room, which an SR that has
+# reached its quota has not.
+_GRAVE = ".gone-"
 _REVERT = ".revert-"
 
 
+# The uuid that a copy of an SR, or a disk of it, is about to get: while it gets an identity of its own.
+BECOMES = "zfsvol:becomes"
+
+# Characters that a dataset's name may have. The longest name below a root is that of a snapshot of a removed VDI.
+_LONGEST_NAME = 255
+LONGEST_ROOT = _LONGEST_NAME - len(f"/{_GRAVE}") - len("@") - 2 * 36 - len(".12345678")
+
+
 class Root:
-    """The root dataset of an SR."""
+    """The root dataset of an SR, by its name alone."""
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
@@ -63,14 +76,9 @@ class Root:
         """The zvol of a VDI."""
         return f"{self.dataset}/{uuid}"
 
-    @property
-    def graveyard(self) -> str:
-        """Where the zvols of removed VDIs are that others still need. It is there while one is."""
-        return f"{self.dataset}/{_GRAVEYARD}"
-
     def grave(self, uuid: str, token: str) -> str:
-        """The zvol of a removed VDI; `token` tells several of one VDI, which has been reverted, apart."""
-        return f"{self.graveyard}/{uuid}.{token}"
+        """The zvol of a removed VDI. A VDI that was reverted has several, told apart by `token` (8 characters)."""
+        return f"{self.dataset}/{_GRAVE}{uuid}.{token}"
 
     def uri(self, uuid: str) -> str:
         """What the datapath plugin is given to find the VDI."""
@@ -110,7 +118,7 @@ def parse_uri(uri: str) -> "tuple[Root, str]":
 
 
 def revert_name(uuid: str) -> str:
-    """The zvol that Volume.revert is about to put in the place of the VDI's."""
+    """The zvol that Volume.revert makes, which takes the place of the VDI's zvol."""
     return _REVERT + uuid
 
 
@@ -118,6 +126,11 @@ def reverted(name: str) -> "str | None":
     """The VDI whose place a zvol of this name is to take; None for all other zvols."""
     uuid = name[len(_REVERT) :]
     return uuid if name.startswith(_REVERT) and is_uuid(uuid) else None
+
+
+def is_grave(name: str) -> bool:
+    """Whether a zvol below a root is called as that of a removed VDI is."""
+    return name.startswith(_GRAVE)
 
 
 def is_uuid(name: str) -> bool:

@@ -36,8 +36,9 @@ class Guest:
         return done.stdout
 
     def start(self, *options: str) -> None:
-        """Boots it."""
-        self._vm("start", "--zfs", ZFS, *options)
+        """Boots it. It has the same host id each time unless `options` say otherwise, as a host has."""
+        hostid = [] if "--hostid" in options else ["--hostid", "0badcafe"]
+        self._vm("start", "--zfs", ZFS, *hostid, *options)
 
     def crash(self) -> None:
         """Cuts its power."""

@@ -288,24 +288,31 @@ class TestScriptlets:
     def act(self, build, tmp_path):
         """Run a scriptlet where systemctl and modprobe only note what they are asked."""
 
-        def act(name, argument, attached=None, module_loads=True):
+        def act(name, argument, attached=None, module_loads=True, has_hostid=True):
             tools = tmp_path / "bin"
             tools.mkdir(exist_ok=True)
             notes = tmp_path / "notes"
             notes.write_text("")
-            for tool, status in (("systemctl", 0), ("modprobe", 0 if module_loads else 1)):
+            for tool, status in (("systemctl", 0), ("modprobe", 0 if module_loads else 1), ("zgenhostid", 0)):
                 stub = tools / tool
                 stub.write_text(f'#!/bin/sh\necho "{tool} $*" >> "{notes}"\nexit {status}\n')
                 stub.chmod(0o755)
             database = tmp_path / "state.db"
             if attached is not None:
                 database.write_text(attached)
-            script = build.scriptlet(name).replace(STATE_DB, str(database))
+            hostid = tmp_path / "hostid"
+            if has_hostid:
+                hostid.write_bytes(b"mine")
+            script = build.scriptlet(name).replace(STATE_DB, str(database)).replace("/etc/hostid", str(hostid))
             environment = {"PATH": f"{tools}:/usr/bin:/bin"}
             printed = run("/bin/sh", "-e", "-c", script, "scriptlet", str(argument), env=environment)
             return notes.read_text().splitlines(), printed
 
         return act
+
+    def test_host_id(self, act):
+        assert "zgenhostid " in act("POSTIN", 1, has_hostid=False)[0]
+        assert "zgenhostid " not in act("POSTIN", 2)[0]
 
     @pytest.mark.parametrize("name", SCRIPTLETS)
     def test_shell(self, build, name, tmp_path):

@@ -3,8 +3,9 @@
 
 import pytest
 
-from zfsvol import configuration, naming
+from zfsvol import naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
+from zfsvol.repository import configuration
 
 UUID = "5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
 
@@ -40,14 +41,15 @@ GOOD = {
     "primarycache": CACHE,
     "secondarycache": CACHE,
     "sync": ["standard", "always", "disabled"],
-    "quota": ["1", "500G", "2T", "1000000000000", "10P", "64K", "512M"],
+    "quota": ["1", "500G", "2T", "1000000000000", "10P", "64K", "512M", "1.5T", "500GB", "2TiB", "500g", "none"],
     "reservation": ["1", "500G", "2T"],
-    "volblocksize": ["4096", "16384", "131072", "4K", "8K", "16K", "32K", "64K", "128K", "16k"],
+    "volblocksize": ["4096", "131072", "4K", "8K", "16K", "32K", "64K", "128K", "16k", "16KB", "16KiB", "4096B"],
     "datapath": ["tapdisk", "blkback"],
     "provisioning": ["thin", "thick"],
     "force-create": SWITCH,
     "force-import": SWITCH,
     "sr_uuid": [UUID],
+    "pool-guid": ["9755967416370671464"],
 }
 BAD = {
     "ashift": ["", "0", "8", "17", "12.0", "012", "4096", "twelve", " 12"],
@@ -65,7 +67,7 @@ BAD = {
     "sync": ["", "off"],
     "quota": ["", "lots", "-1", "-5G", "5 G", "5GG", "G", "0x10", "5G\n", "1e9", "\u0665G"],
     "reservation": ["", "lots", "-1", "5G,mountpoint=/"],
-    "volblocksize": ["", "512", "1K", "2K", "3K", "256K", "1M", "16KB", "16384 ", "5000"],
+    "volblocksize": ["", "512", "1K", "2K", "3K", "256K", "1M", "16 KB", "16384 ", "5000", "KB", "16.0K"],
     "datapath": ["", "vbd3", "Tapdisk"],
     "provisioning": ["", "sparse", "Thin"],
     "force-create": ["", "yes", "1", "TRUE"],
@@ -96,7 +98,7 @@ class TestKeys:
     @pytest.mark.parametrize(("name", "value"), CASES_GOOD)
     def test_good_value(self, name, value):
         expected = {"16k": "16384", "4K": "4096", "8K": "8192", "16K": "16384", "32K": "32768", "64K": "65536"}
-        expected["128K"] = "131072"
+        expected.update({"128K": "131072", "16KB": "16384", "16KiB": "16384", "4096B": "4096"})
         wanted = expected.get(value, value) if name == "volblocksize" else value
         assert configuration.check({"device": "/dev/sdb", name: value}) == {"device": "/dev/sdb", name: wanted}
 

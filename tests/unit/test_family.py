@@ -3,9 +3,11 @@
 
 import pytest
 
-from zfsvol import check, family, naming, properties
-from zfsvol.family import Family
+from zfsvol import naming, properties
 from zfsvol.naming import Root
+from zfsvol.repository import family, repair, vdi
+from zfsvol.repository.family import Family
+from zfsvol.verbs import check
 
 ROOT = Root("tank/sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1")
 WHEN = "20261124T10:00:00Z"
@@ -19,7 +21,7 @@ def uuid(number):
 
 
 A, B, C, D, E = map(uuid, range(0xA, 0xF))
-GRAVE = f".gone/{A}.01234567"
+GRAVE = f".gone-{A}.01234567"
 
 
 def zvol(txg=1, origin=None, used=0, **other):
@@ -59,7 +61,7 @@ def point(*clones):
     return {"type": "snapshot", "clones": ",".join(f"{ROOT.dataset}/{name}" for name in clones)}
 
 
-def graveyard():
+def file_system():
     return {"type": "filesystem"}
 
 
@@ -83,14 +85,14 @@ def without_its_first():
         if "origin" in values:
             values["origin"] = values["origin"].replace(A, GRAVE)
     found[GRAVE][naming.VDI_REMOVED] = WHEN
-    return {**found, ".gone": graveyard()}
+    return found
 
 
 def deep_family():
     """Each disk was made from the one before, and all but the last are removed."""
-    names = [f".gone/{uuid(number)}.x" for number in range(DEEP)] + [uuid(DEEP)]
+    names = [f".gone-{uuid(number)}.x" for number in range(DEEP)] + [uuid(DEEP)]
     points = [f"{name}@{uuid(number + 1)}" for number, name in enumerate(names)]
-    found = {".gone": graveyard(), names[0]: removed(0, used=1)}
+    found = {names[0]: removed(0, used=1)}
     for number in range(1, DEEP + 1):
         make = zvol if number == DEEP else removed
         found[names[number]] = make(number, points[number - 1], used=1)
@@ -98,12 +100,16 @@ def deep_family():
     return found
 
 
+def inspect(datasets):
+    return repair.inspect(Family(ROOT, datasets))
+
+
 def texts(datasets):
-    return [finding.text for finding in family.inspect(Family(ROOT, datasets))]
+    return [finding.text for finding in inspect(datasets)]
 
 
 def only_finding(datasets):
-    (found,) = family.inspect(Family(ROOT, datasets))
+    (found,) = inspect(datasets)
     return found
 
 
@@ -112,7 +118,7 @@ class TestFamily:
         found = Family(ROOT, without_its_first())
         assert set(found.zvols) == {GRAVE, B, C, D, E}
         assert set(found.snapshots) == {f"{GRAVE}@{B}", f"{GRAVE}@{D}"}
-        assert found.others == [".gone"]
+        assert found.others == []
 
     def test_children_are_sorted_by_age(self):
         assert Family(ROOT, the_family()).children() == {None: [A], A: [B, C, D, E]}
@@ -153,8 +159,8 @@ class TestFamily:
 class TestKinds:
     @pytest.mark.parametrize("values", [zvol(), snapshot_vdi(), zvol(**{naming.VDI_NAME: ""})])
     def test_vdi(self, values):
-        assert family.is_vdi(A, values)
-        assert not family.is_removed(values)
+        assert vdi.is_vdi(A, values)
+        assert not vdi.is_removed(values)
 
     @pytest.mark.parametrize(
         ("name", "values"),
@@ -171,11 +177,11 @@ class TestKinds:
         ],
     )
     def test_no_vdi(self, name, values):
-        assert not family.is_vdi(name, values)
+        assert not vdi.is_vdi(name, values)
 
     def test_removed(self):
-        assert family.is_removed(removed())
-        assert family.is_removed(zvol(**{naming.VDI_REMOVED: ""}))
+        assert vdi.is_removed(removed())
+        assert vdi.is_removed(zvol(**{naming.VDI_REMOVED: ""}))
 
 
 class TestCharges:
@@ -213,9 +219,11 @@ class TestCharges:
         assert self.charges(datasets) == {A: 1}
 
     def test_below_what_is_half_made(self):
-        """Until it is repaired, what is to be a disk is passed over, and what was made from it is not."""
+        """Until it is renamed, what a revert has put in the place of a disk is that disk."""
         datasets = {A: removed(1, used=1), f".revert-{C}": zvol(2, f"{A}@{C}", used=2), B: zvol(3, f"{A}@{B}", used=4)}
-        assert self.charges(datasets) == {B: 4 + 1}
+        assert self.charges(datasets) == {C: 2 + 1, B: 4}
+        datasets[C] = zvol(4, used=8)
+        assert self.charges(datasets) == {C: 8, B: 4 + 1}
 
     def test_deep(self):
         assert self.charges(deep_family()) == {uuid(DEEP): DEEP + 1}
@@ -233,11 +241,10 @@ class TestInspect:
         assert texts(datasets) == []
         datasets = without_its_first()
         datasets[f"{GRAVE}@by-hand"] = point()
-        datasets[".gone@by-hand"] = point()
         assert texts(datasets) == []
 
     def test_clones_outside_of_the_sr_keep_what_they_need(self):
-        datasets = {".gone": graveyard(), GRAVE: removed(), f"{GRAVE}@{B}": {"type": "snapshot", "clones": "tank/mine"}}
+        datasets = {GRAVE: removed(), f"{GRAVE}@{B}": {"type": "snapshot", "clones": "tank/mine"}}
         assert texts(datasets) == []
 
     @pytest.mark.parametrize("clones", ["", "-"])
@@ -273,8 +280,8 @@ class TestInspect:
         assert found.text == f"{B} is no disk of this SR and holds data; it is left alone"
         assert found.mend is None
 
-    @pytest.mark.parametrize("name", ["mine", ".gone/mine", "mine/" + A, A.upper(), ".revert-x"])
-    @pytest.mark.parametrize("values", [zvol(), nameless(), graveyard()])
+    @pytest.mark.parametrize("name", ["mine", ".gone-mine", "mine/" + A, A.upper(), ".revert-x"])
+    @pytest.mark.parametrize("values", [zvol(), nameless(), file_system()])
     def test_foreign(self, name, values):
         found = only_finding({A: zvol(), name: values})
         assert found.text == f"{name} is no disk of this SR"
@@ -316,7 +323,7 @@ class TestInspect:
         datasets = the_family()
         datasets[A].update({naming.VDI_REMOVED: WHEN})
         found = only_finding(datasets)
-        assert found.text == f"{A} is removed and not yet in the graveyard"
+        assert found.text == f"{A} is removed and still has its name"
         assert found.mend
 
     def test_removed_with_a_reservation(self):
@@ -337,39 +344,30 @@ class TestInspect:
         "points", [{}, {f"{GRAVE}@{B}": point()}, {f"{GRAVE}@{B}": point(), f"{GRAVE}@{C}": point()}]
     )
     def test_removed_and_not_needed(self, points):
-        found = only_finding({".gone": graveyard(), GRAVE: removed(), **points})
+        found = only_finding({GRAVE: removed(), **points})
         assert found.text == f"{GRAVE} is removed and nothing needs it"
         assert found.mend
 
     def test_removed_and_kept_by_others(self):
         found = only_finding(
             {
-                ".gone": graveyard(),
                 GRAVE: removed(written=str(MIB)),
                 f"{GRAVE}@{B}": point(),
                 f"{GRAVE}@a": point(),
                 f"{GRAVE}@b": point(),
             }
         )
-        names = f"{GRAVE}@a, {GRAVE}@b"
-        assert found.text == f"{GRAVE} is removed; snapshots of another program or person keep it: {names}"
+        assert found.text == f"{GRAVE} is removed; snapshots of another program or person keep 0.0 MiB: a, b"
         assert found.mend is None
 
-    def test_empty_graveyard(self):
-        found = only_finding({A: zvol(), ".gone": graveyard()})
-        assert found.text == ".gone is empty"
-        assert found.mend
-        # It cannot be destroyed while anything is there, whose ever it is.
-        assert texts({A: zvol(), ".gone": graveyard(), ".gone@by-hand": point()}) == []
-        assert texts({A: zvol(), ".gone": graveyard(), ".gone/mine": graveyard()}) == [
-            ".gone/mine is no disk of this SR"
-        ]
+    def test_file_systems(self):
+        assert texts({A: zvol(), "mine": file_system()}) == ["mine is no disk of this SR"]
 
     def test_several(self):
         datasets = without_its_first()
         datasets[GRAVE].update({"refreservation": "4096", "written": str(MIB)})
         datasets[f"{D}@{uuid(1)}"] = point()
-        datasets["mine"] = graveyard()
+        datasets["mine"] = file_system()
         assert len(texts(datasets)) == 4
 
 
@@ -421,4 +419,4 @@ class TestPicture:
         [(0, "0.0 MiB"), (MIB, "1.0 MiB"), (100 * MIB, "100.0 MiB"), (1 << 30, "1.0 GiB"), (5 << 40, "5120.0 GiB")],
     )
     def test_sizes(self, size, text):
-        assert check.human(size) == text
+        assert family.human(size) == text

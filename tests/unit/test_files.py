@@ -3,7 +3,7 @@
 
 import os
 
-from zfsvol import files
+from zfsvol.host import files
 
 
 def test_a_link_that_vanishes_while_it_is_followed(tmp_path, monkeypatch):

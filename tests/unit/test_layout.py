@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from zfsvol import layout
 from zfsvol.errors import DeviceInvalid, InvalidArgument, StorageError
+from zfsvol.repository import layout
 
 # A slow machine is no error.
 settings.register_profile("any machine", deadline=None)

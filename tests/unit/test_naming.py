@@ -168,11 +168,10 @@ class TestZvolsThatAreNoVDIs:
     @pytest.mark.parametrize("dataset", [OWN, "my pool/a b/" + OWN])
     def test_graves(self, dataset):
         root = naming.Root(dataset)
-        assert root.graveyard == dataset + "/.gone"
         graves = {root.grave(uuid, token) for uuid in (UUID, VDI) for token in ("0a1b2c3d", "0a1b2c3e")}
         assert len(graves) == 4
         for grave in graves:
-            assert grave.startswith(root.graveyard + "/")
+            assert grave.startswith(dataset + "/.gone-")
             # Neither a VDI, nor what is to be one, nor an SR.
             last = grave.rpartition("/")[2]
             assert not naming.is_uuid(last)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests import client, contract
-from zfsvol import protocol
 from zfsvol.errors import InvalidArgument
-from zfsvol.verbs import DATAPATH, VOLUME
+from zfsvol.wire import protocol
+from zfsvol.wire.table import DATAPATH, VOLUME
 
 # An SR that no host has.
 SR = "sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
@@ -298,12 +298,14 @@ class TestPipes:
         text = "\n".join(
             [
                 "import os, sys",
-                "from zfsvol import errors, plugin, protocol, verbs",
+                "from zfsvol import errors",
+                "from zfsvol.verbs import plugin",
+                "from zfsvol.wire import protocol, table",
                 "def ls(dbg):",
                 *("    " + line for line in body),
                 "plugin.ls = ls",
                 "sys.argv = ['Plugin.ls', '--json']",
-                "protocol.main(verbs.VOLUME)",
+                "protocol.main(table.VOLUME)",
             ]
         )
         python = os.environ.get("ZFSVOL_PYTHON", sys.executable)

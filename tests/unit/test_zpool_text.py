@@ -7,7 +7,7 @@ said. Lines that no machine takes long enough to print are composed as cmd/zpool
 
 import pytest
 
-from zfsvol import zpool_text
+from zfsvol.zfs import text as zpool_text
 
 # Never scanned, so there is no scan line.
 ONLINE = """\

@@ -68,17 +68,18 @@ def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) 
 
 
 class Disk:
-    """A disk that can be made to fail: a device-mapper target above a loop device."""
+    """A disk of the host's, which can be made to fail: to the driver it is a multipath device, above a loop device."""
 
-    def __init__(self, loop: str, name: str) -> None:
+    def __init__(self, loop: str) -> None:
         self.loop = loop
-        self.name = name
+        self.name = name = f"zfsvoltest-{os.path.basename(loop)}"
         self.sectors = int(run("blockdev", "--getsz", loop))
-        run("dmsetup", "create", "--noudevsync", name, "--table", f"0 {self.sectors} linear {loop} 0")
+        table = f"0 {self.sectors} linear {loop} 0"
+        run("dmsetup", "create", "--noudevsync", name, "--uuid", f"mpath-{name}", "--table", table)
         number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", name).strip()
         self.path = f"/dev/dm-{number}"
         wait_until(lambda: os.path.exists(self.path), self.path)
-        run("udevadm", "settle", check=False)
+        run("udevadm", "settle", "--timeout=2", check=False)  # for ever where a test has stopped udev
 
     def _load(self, table: str) -> None:
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
@@ -89,9 +90,17 @@ class Disk:
         """From now on every read and write fails."""
         self._load(f"0 {self.sectors} error")
 
+    def hang(self) -> None:
+        """From now on no read or write ends, and nobody is told that it fails."""
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+
     def mend(self) -> None:
         """It works again, with what it held."""
         self._load(f"0 {self.sectors} linear {self.loop} 0")
+
+    def remove(self) -> None:
+        """Takes it out of the host; what it holds stays."""
+        wait_for("dmsetup", "remove", "--noudevsync", self.name)
 
 
 class Bench:
@@ -100,11 +109,21 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.loops: "list[str]" = []
-        self.faulty: "list[Disk]" = []
+        self.there: "list[Disk]" = []
         self.mine = set(pools())  # imported before the test: not ours to touch
 
     def disk(self, size: int = GIB) -> str:
         """A new empty disk of `size` bytes."""
+        return self.faulty_disk(size).path
+
+    def take_away(self, path: str) -> None:
+        """Takes a disk out of the host."""
+        (disk,) = [disk for disk in self.there if disk.path == os.path.realpath(path)]
+        self.there.remove(disk)
+        disk.remove()
+
+    def loop(self, size: int = GIB) -> str:
+        """A new empty loop device of `size` bytes: no disk of the host's, to the driver."""
         path = self.directory / f"disk{len(self.loops)}"
         with path.open("wb") as file:
             file.truncate(size)
@@ -117,9 +136,9 @@ class Bench:
         return [self.disk(size) for _ in range(number)]
 
     def faulty_disk(self, size: int = GIB) -> Disk:
-        """A new empty disk that can be made to fail."""
-        disk = Disk(self.disk(size), f"zfsvoltest{os.getpid()}-{len(self.faulty)}")
-        self.faulty.append(disk)
+        """The same, to be made to fail."""
+        disk = Disk(self.loop(size))
+        self.there.append(disk)
         return disk
 
     def sr(self, **configuration: str) -> str:
@@ -141,16 +160,31 @@ class Bench:
         run("zpool", "create", "-f", "-o", "cachefile=none", "-m", "none", name, *(vdevs or (self.disk(),)))
         return name
 
+    NOWHERE = ("-R", "/run/zfsvol-guest", "-m", "none")
+
+    def write_pool(self, node: str, name: str, sr_uuid: str, *options: str) -> None:
+        """What a guest can do with its disk: on it is a pool with an SR, by any name and uuid. Of at most 128 MiB."""
+        image = self.loop(128 * MIB)
+        run("zpool", "create", "-f", "-t", f"guest{os.getpid()}", *self.NOWHERE, *options, name, image)
+        if name != f"sr-{sr_uuid}":
+            run("zfs", "create", "-o", f"zfsvol:sr-uuid={sr_uuid}", f"guest{os.getpid()}/sr-{sr_uuid}")
+        run("zpool", "export", f"guest{os.getpid()}")
+        run("dd", f"if={image}", f"of={node}", "bs=1M", "conv=fsync,sparse", "status=none")
+        run("losetup", "--detach", image)
+        self.loops.remove(image)
+        run("udevadm", "settle")
+        assert f"pool: {name}" in run("zpool", "import", "-d", node)
+
     def close(self) -> None:
         """Takes all away that the test made."""
-        for disk in self.faulty:
+        for disk in self.there:
             disk.mend()
         for pool in set(pools()) - self.mine:
             if state_of(pool) == "SUSPENDED":
                 run("zpool", "clear", pool, check=False)
             wait_for("zpool", "destroy", "-f", pool)
-        for disk in self.faulty:
-            wait_for("dmsetup", "remove", "--noudevsync", disk.name)
+        for disk in self.there:
+            disk.remove()
         for loop in self.loops:
             run("losetup", "--detach", loop)
 
@@ -196,7 +230,7 @@ def shared_sr(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[str]":
 def emptied_sr(shared_sr: str) -> "Iterator[str]":
     """The same, with nothing in it after each test."""
     yield shared_sr
-    for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", shared_sr).splitlines()[1:]:
+    for name in run("zfs", "list", "-H", "-o", "name", "-t", "volume", "-r", shared_sr).splitlines():
         wait_for("zfs", "destroy", "-R", name)
 
 

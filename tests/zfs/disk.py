@@ -14,8 +14,9 @@ from tests import blktap, zvol
 from tests.client import VerbError
 from tests.client import call_inside as call
 from tests.zfs.conftest import MIB, run
-from zfsvol import lease as leases
-from zfsvol import naming
+from zfsvol.repository import record as leases
+from zfsvol.repository import sr as srs
+from zfsvol.repository.sr import SR
 
 IN_USE, MISSING, UNAVAILABLE = "SR_BACKEND_FAILURE_24", "SR_BACKEND_FAILURE_46", "SR_BACKEND_FAILURE_47"
 SR_IN_USE, FAILED, INVALID = "SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE", "SR_BACKEND_FAILURE_1"
@@ -23,14 +24,13 @@ SR_IN_USE, FAILED, INVALID = "SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE", "SR_
 GUEST, OTHER_GUEST, DOM0, STATIC, MIGRATION = "7", "12", "u0_vbd_0_xvda", "0", "MIRabc123"
 
 only_stand_in = pytest.mark.skipif(blktap.GENUINE, reason="the genuine tap-ctl does not fail to order")
-PLACES = (leases.DIRECTORY, "/dev/zfs-vol", "/dev/sm/phy", "/run/blktap-control/nbd")
+PLACES = (srs.DIRECTORY, "/dev/zfs-vol", "/dev/sm/phy", "/run/blktap-control/nbd")
 
 
 def left() -> "List[str]":
     """What is there only while something is attached."""
     found = blktap.leftovers()  # first: a process that is about to end has a node open
-    found += [str(path) for place in PLACES for path in Path(place).glob("*/*")]
-    found += [str(path) for path in Path("/run/lock/zfs-vol").glob("vdi-*")]
+    found += [str(path) for place in PLACES for path in Path(place).glob("*/*-*")]
     return found + sorted(zvol.nodes().values())
 
 
@@ -80,8 +80,8 @@ class Disk:
         return Disk(self.sr, self.volume(verb))
 
     @property
-    def record(self) -> "leases.Lease":
-        return leases.read(naming.parse_sr(self.sr), self.key)
+    def record(self) -> "leases.Record":
+        return leases.read(SR(self.sr), self.key)
 
     @property
     def saved(self) -> "Dict[str, Any]":

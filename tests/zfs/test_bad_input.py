@@ -145,7 +145,7 @@ class TestDeviceInUse:
 
     def test_a_partition_is_mounted(self, bench: Bench, tmp_path: Path) -> None:
         """As on the disk that the host runs from."""
-        disk = bench.disk()
+        disk = bench.loop()
         run("sfdisk", "-q", disk, stdin="size=100M\nsize=100M\n")
         run("losetup", "--detach", disk)
         bench.loops.remove(disk)

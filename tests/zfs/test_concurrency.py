@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Many verbs at once on one SR: each answers as if it were alone, and the result is that of some order."""
 
-import fcntl
 import os
 import threading
 from typing import Any, Callable
@@ -11,8 +10,8 @@ import pytest
 from tests import client
 from tests.client import VerbError, call, new_uuid, start
 from tests.zfs.conftest import GIB, Bench, pools
-from zfsvol import lock
 from zfsvol.errors import LockTimeout
+from zfsvol.host import lock
 
 
 def all_at_once(calls: "list[tuple[str, dict[str, Any]]]") -> "list[Any]":
@@ -104,9 +103,9 @@ class TestLock:
     def test_wait_is_bounded(self) -> None:
         name = f"test-{new_uuid()}"
         try:
-            with lock._Lock(name, fcntl.LOCK_EX, 60):
-                for mode in (fcntl.LOCK_EX, fcntl.LOCK_SH):
-                    with pytest.raises(LockTimeout, match=name), lock._Lock(name, mode, 0.3):
+            with lock.Lock(name, 60):
+                for shared in (False, True):
+                    with pytest.raises(LockTimeout, match=name), lock.Lock(name, 0.3, shared=shared):
                         pass
         finally:
             remove(name)
@@ -118,14 +117,14 @@ class TestLock:
 
         def share() -> None:
             while not had.is_set():
-                with lock._Lock(name, fcntl.LOCK_SH, 60):
+                with lock.Lock(name, 60, shared=True):
                     had.wait(0.05)
 
         threads = [threading.Thread(target=share) for _ in range(4)]
         try:
             for thread in threads:
                 thread.start()
-            with lock._Lock(name, fcntl.LOCK_EX, 30):
+            with lock.Lock(name, 30):
                 had.set()
         finally:
             had.set()

@@ -38,7 +38,7 @@ from tests.zfs.disk import (
     only_stand_in,
     refused,
 )
-from zfsvol import lease as leases
+from zfsvol.repository import record as leases
 
 _BLKGETSIZE64 = 0x80081272
 # What writes to a read-only device are answered with.

@@ -7,7 +7,6 @@ written. ZFSVOL_STEPS chooses how many steps there are, about.
 """
 
 import os
-from pathlib import Path
 import shutil
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -33,8 +32,9 @@ from tests.zfs.test_model import (
     nodes_without_udev,
     run_machine,
 )
-from zfsvol import lock, zfs
 from zfsvol.naming import Root
+from zfsvol.repository.sr import SR
+from zfsvol.zfs import datasets
 
 __all__ = ["busy_at_once", "nodes_without_udev"]
 
@@ -298,7 +298,7 @@ class Datapaths(Volumes):
             key: {"attached": sorted(record["attached"]), "active": record["active"]} for key, record in records.items()
         } == self.model.in_use()
         assert set(nodes) == {key for key, found in attachments.items() if found.has_node}
-        assert sorted(zfs.with_own_volmode(self.sr)) == sorted(map(self.zvol, nodes))
+        assert sorted(datasets.with_own_volmode(SR(self.sr).zfs, self.sr)) == sorted(map(self.zvol, nodes))
         served = {key: records[key]["tapdisk"] for key, found in attachments.items() if found.tapdisk}
         servers = attached.links(attached.SERVERS, self.sr)
         assert set(servers) == set(served)
@@ -315,7 +315,6 @@ class Datapaths(Volumes):
         assert sorted(blktap.tapdisks()) == sorted(tapdisks)
         if not served:
             assert blktap.leftovers() == []
-        assert list(Path(lock.DIRECTORY).glob("vdi-*")) == []
         for key in set(self.clients) - {key for key in served if not attachments[key].is_dead}:
             for client in self.clients.pop(key):
                 client.close()

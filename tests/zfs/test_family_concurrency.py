@@ -14,8 +14,9 @@ from tests import client, zvol
 from tests.client import VerbError, call_inside
 from tests.model import GRANULE, Model, Refused, noise, observed
 from tests.zfs.conftest import Bench, run
-from zfsvol import family, lock
-from zfsvol.naming import Root
+from zfsvol.host import lock
+from zfsvol.repository import family, repair
+from zfsvol.repository.sr import SR
 
 ROUNDS = int(os.environ.get("ZFSVOL_ROUNDS", "8"))
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
@@ -107,5 +108,5 @@ def test_some_order_explains_it(bench: Bench) -> None:
         ]
         assert explaining, (number, calls, answers)
         model = explaining[0][-1]
-        assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
+        assert [finding.text for finding in repair.inspect(family.read(SR(sr)))] == []
     assert longest < lock.SR_LIMIT

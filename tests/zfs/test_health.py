@@ -8,7 +8,7 @@ import pytest
 
 from tests.client import VerbError, call, finish, start
 from tests.zfs.conftest import GIB, MIB, Bench, device_node, run, state_of, wait_until
-from zfsvol.blockdevice import stable_name
+from zfsvol.host.blockdevice import stable_name
 
 
 def health(sr: str) -> str:
@@ -82,14 +82,14 @@ def test_lost_data_is_told(bench: Bench) -> None:
     run("zpool", "scrub", "-w", sr)
     text = health(sr)
     assert "1 data errors" in text
-    assert f"{disk} 0 read, 0 write" in text
+    assert f"{stable_name(disk)} 0 read, 0 write" in text
 
 
 def test_offline_disk(bench: Bench) -> None:
     disks = bench.disks(2)
     sr = bench.sr(vdev="mirror {} {}".format(*disks))
-    run("zpool", "offline", sr, disks[0])
-    assert f"{disks[0]} OFFLINE" in health(sr)
+    run("zpool", "offline", sr, stable_name(disks[0]))
+    assert f"{stable_name(disks[0])} OFFLINE" in health(sr)
 
 
 def test_suspended_pool_hangs_no_verb(bench: Bench) -> None:

@@ -16,8 +16,8 @@ from tests.client import VerbError, new_uuid
 from tests.client import call_inside as call
 from tests.killed import DELAY, kill, kill_points, wait_for_children
 from tests.zfs.conftest import GIB, MIB, Bench, pools, run, state_of
-from zfsvol import family
-from zfsvol.naming import Root
+from zfsvol.repository import family, repair, vdi
+from zfsvol.repository.sr import SR
 
 
 def picture(sr: str) -> "tuple[Any, Any]":
@@ -68,7 +68,7 @@ def require_well(sr: str) -> None:
     """SR.attach leaves nothing that is not as it should be, and nothing for a person to do."""
     parent, _, name = sr.rpartition("/")
     assert call("SR.attach", configuration={"sr_uuid": name[3:], **({"zpool": parent} if parent else {})}) == sr
-    assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
+    assert [finding.text for finding in repair.inspect(family.read(SR(sr)))] == []
 
 
 def destroy_all(sr: str) -> None:
@@ -317,9 +317,9 @@ def kill_revert(made: Reverted, wanted: str) -> None:
     for number in range(made.moments.get(wanted, 1), 20):
         made.moments[wanted] = number  # where to begin the next time
         assert kill("Volume.revert", "after", number, made.arguments()), "there is no such moment"
-        zvols = family.read(Root(made.sr)).zvols
+        zvols = family.read(SR(made.sr)).zvols
         if f".revert-{made.key}" in zvols:
-            is_there = family.is_vdi(made.key, zvols.get(made.key, {}))
+            is_there = vdi.is_vdi(made.key, zvols.get(made.key, {}))
             if wanted == (NOT_YET if is_there else REMOVED if made.key in zvols else MOVED):
                 return
         require_well(made.sr)
@@ -451,7 +451,7 @@ def test_volume_destroy(bench: Bench, shape: str) -> None:
         require_well(sr)
         assert listed(sr) == left
         reserved = run("zfs", "get", "-Hpr", "-t", "volume", "-o", "name,value", "refreservation", sr).splitlines()
-        assert [line for line in reserved if "/.gone/" in line and not line.endswith("\t0")] == []
+        assert [line for line in reserved if "/.gone-" in line and not line.endswith("\t0")] == []
         for name in set(left) - set(kept):
             call("Volume.destroy", sr=sr, key=name)
         assert raw_names(sr) == datasets

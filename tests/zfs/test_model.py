@@ -21,8 +21,9 @@ from tests.client import VerbError, call_inside
 from tests.killed import kill_group
 from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
 from tests.zfs.conftest import Bench, run
-from zfsvol import family, zfs
-from zfsvol.naming import Root
+from zfsvol.repository import family, repair
+from zfsvol.repository.sr import SR
+from zfsvol.zfs import pool
 
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "90"))
 STEPS_EACH = 30
@@ -39,7 +40,8 @@ ANY = strategies.integers(0, 99)
 @pytest.fixture
 def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in use is refused without the wait for it to become idle."""
-    monkeypatch.setattr(zfs, "_BUSY_PAUSE", 0.01)
+    monkeypatch.setattr(pool, "_BUSY_LIMIT", 0.2)
+    monkeypatch.setattr(pool, "_BUSY_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ class Volumes(RuleBasedStateMachine):
             left = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", self.sr).split()
             assert left == [self.sr]
         finally:
-            for name in run("zfs", "list", "-H", "-o", "name", "-d", "1", "-r", self.sr).split()[1:]:
+            for name in run("zfs", "list", "-H", "-o", "name", "-t", "volume", "-r", self.sr).split():
                 run("zfs", "destroy", "-R", name, check=False)
 
 
@@ -259,7 +261,7 @@ class Families(Volumes):
 
 def check(sr: str) -> None:
     """Nothing is half done, nothing is there that nobody needs."""
-    assert [finding.text for finding in family.inspect(family.read(Root(sr)))] == []
+    assert [finding.text for finding in repair.inspect(family.read(SR(sr)))] == []
 
 
 def run_machine(machine: "Type[Volumes]", steps: int, each: int) -> None:

@@ -131,7 +131,7 @@ class TestOnDevices:
         assert keys(sr) == [key]
 
     def test_the_configuration_names_devices_by_id(self, bench: Bench) -> None:
-        disk = bench.disk()
+        disk = bench.loop()
         by_id = Path("/dev/disk/by-id/zfsvol-test-disk")
         by_id.parent.mkdir(exist_ok=True)
         by_id.symlink_to(disk)
@@ -292,8 +292,7 @@ class TestAttachAndDetach:
         disks = bench.disks(2)
         uuid, configuration = create({"vdev": "mirror " + " ".join(disks)})
         run("zpool", "export", f"sr-{uuid}") if state_of(f"sr-{uuid}") else None
-        run("losetup", "--detach", disks[1])
-        bench.loops.remove(disks[1])
+        bench.take_away(disks[1])
         sr = call("SR.attach", configuration=configuration)
         kind, text = call("SR.stat", sr=sr)["health"]
         assert kind == "Healthy"
@@ -304,8 +303,7 @@ class TestAttachAndDetach:
         disks = bench.disks(2)
         uuid, configuration = create({"device": ",".join(disks)})
         call("SR.detach", sr=f"sr-{uuid}")
-        run("losetup", "--detach", disks[1])
-        bench.loops.remove(disks[1])
+        bench.take_away(disks[1])
         with pytest.raises(VerbError) as caught:
             call("SR.attach", configuration=configuration)
         assert caught.value.code == "SR_BACKEND_FAILURE_47"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.client import VerbError, call, call_badly, call_inside, new_uuid
 from tests.zfs.conftest import GIB, MIB, Bench, device_node, run, wait_until
-from zfsvol import zfs
+from zfsvol.zfs import pool
 
 Maker = Callable[..., "dict[str, Any]"]
 
@@ -221,7 +221,7 @@ class TestDestroy:
         assert [volume["key"] for volume in call("SR.ls", sr=sr)] == [kept]
 
     def test_while_open(self, sr: str, new_volume: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(zfs, "_BUSY_TRIES", 2)
+        monkeypatch.setattr(pool, "_BUSY_LIMIT", 0.2)
         key = new_volume()["key"]
         with device_node(f"{sr}/{key}") as node, open(node, "rb"), pytest.raises(VerbError) as caught:
             call_inside("Volume.destroy", sr=sr, key=key)

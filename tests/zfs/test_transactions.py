@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""How many transaction groups of the pool the client's sequences wait for: on a busy disk each is a second or more."""
+
+from contextlib import contextmanager
+from pathlib import Path
+import time
+from typing import Iterator, List
+
+import pytest
+
+from tests.client import call_inside
+from tests.zfs.conftest import MIB, Bench, run
+
+_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
+
+
+@pytest.fixture
+def quiet(bench: Bench) -> "Iterator[str]":
+    """An SR on a pool that writes a transaction group only when somebody waits for it."""
+    sr = bench.sr()
+    run("zpool", "sync", sr)
+    before = _TIMEOUT.read_text()
+    _TIMEOUT.write_text("600")
+    time.sleep(1.5)  # what the pool had begun with the shorter time
+    yield sr
+    _TIMEOUT.write_text(before)
+
+
+def last_group(sr: str) -> int:
+    """The number of the newest transaction group."""
+    lines = Path(f"/proc/spl/kstat/zfs/{sr}/txgs").read_text().splitlines()
+    return int(lines[-1].split()[0])
+
+
+@contextmanager
+def counted(sr: str, groups: "List[int]") -> "Iterator[None]":
+    before = last_group(sr)
+    yield
+    groups.append(last_group(sr) - before)
+
+
+def volume(sr: str) -> str:
+    made = call_inside("Volume.create", sr=sr, name="n", description="", size=64 * MIB, sharable=False)
+    call_inside("Volume.set", sr=sr, key=made["key"], k="vdi-type", v="user")
+    return str(made["key"])
+
+
+def test_vdi_snapshot(quiet: str) -> None:
+    """Volume.snapshot, and what xapi sets after it (contract 3.1): four groups at most, three if it takes no second."""
+    key = volume(quiet)
+    source = call_inside("Volume.stat", sr=quiet, key=key)
+    groups: "List[int]" = []
+    with counted(quiet, groups):
+        made = call_inside("Volume.snapshot", sr=quiet, key=key)
+    with counted(quiet, groups):
+        for k, v in (
+            ("is_a_snapshot", "true"),
+            ("snapshot_of", key),
+            ("vdi-type", "user"),
+            ("content_id", source["keys"]["content_id"]),
+            ("snapshot_time", made["keys"]["snapshot_time"]),
+        ):
+            call_inside("Volume.set", sr=quiet, key=made["key"], k=k, v=v)
+    assert groups == [3, 0]
+    with counted(quiet, groups):
+        call_inside("Volume.set", sr=quiet, key=made["key"], k="snapshot_time", v="20300101T00:00:00Z")
+    assert groups[-1] == 1
+
+
+def test_nothing_is_written_for_what_is_so(quiet: str) -> None:
+    key = volume(quiet)
+    groups: "List[int]" = []
+    with counted(quiet, groups):
+        call_inside("Volume.set_name", sr=quiet, key=key, new_name="n")
+        call_inside("Volume.set_description", sr=quiet, key=key, new_description="")
+        call_inside("Volume.unset", sr=quiet, key=key, k="not there")
+        call_inside("Volume.resize", sr=quiet, key=key, new_size=64 * MIB)
+        call_inside("Volume.stat", sr=quiet, key=key)
+        call_inside("SR.ls", sr=quiet)
+        call_inside("SR.stat", sr=quiet)
+    assert groups == [0]
+
+
+def test_a_quiet_pool_writes_none(quiet: str) -> None:
+    """Or the others would prove nothing."""
+    groups: "List[int]" = []
+    with counted(quiet, groups):
+        time.sleep(2)
+    assert groups == [0]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What /proc tells of a process, which may end while it is looked at."""
+
+import os
+import stat
+
+from zfsvol.errors import StorageError
+from zfsvol.host import files
+
+_PF_EXITING = 0x4  # proc(5) and linux/sched.h: of a process that has begun to end
+
+
+def pids() -> "list[str]":
+    """All processes."""
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def command(pid: str) -> str:
+    """The name of its program."""
+    try:
+        return files.text(f"/proc/{pid}/comm").strip()
+    except OSError:
+        return "a program that has just ended"
+
+
+def open_devices(pid: str) -> "set[int]":
+    """The numbers of the block devices that it has open; empty for one that is gone."""
+    found = set()
+    for name in _descriptors(pid):
+        try:
+            status = os.stat(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue  # it has just closed this one
+        if stat.S_ISBLK(status.st_mode):
+            found.add(status.st_rdev)
+    return found
+
+
+def _descriptors(pid: str) -> "list[str]":
+    try:
+        return os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+
+
+def is_ending(pid: str) -> bool:
+    """Whether it has begun to end, and has not ended yet."""
+    try:
+        fields = files.text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in "ZX" and bool(int(fields[6]) & _PF_EXITING)
+
+
+def environment(pid: str) -> "list[bytes]":
+    """Its variables, `NAME=value`. Empty where no process has the number, or one that has ended or is ending.
+
+    Raises StorageError where it cannot be told, as memory is short: the process must not be taken for gone.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    except OSError as error:
+        raise StorageError(f"What the process {pid} is cannot be told: {error}.") from None

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`device-config`: the keys an administrator may give to `xe sr-create`, and what they mean. Pure but for key files.
+
+KEYS is the one list of them: Plugin.Query shows its descriptions, SR.create checks against it, the documentation is
+tested against it.
+"""
+
+import os
+import re
+
+from zfsvol import naming
+from zfsvol.errors import DeviceMissing, InvalidArgument
+from zfsvol.naming import require_dataset_name
+
+# As ZFS takes sizes: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
+_SIZE = re.compile(r"([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z", re.IGNORECASE)
+_BLOCK = re.compile(r"([0-9]+)(K?)(I?B)?\Z", re.IGNORECASE)
+
+_ON_OFF = ("on", "off")
+_LEVELS = tuple(str(level) for level in range(1, 20))
+_COMPRESSION = (
+    *("on", "off", "lz4", "lzjb", "zle", "gzip", "zstd", "zstd-fast"),
+    *("gzip-" + level for level in _LEVELS[:9]),
+    *("zstd-" + level for level in _LEVELS),
+)
+_ENCRYPTION = tuple(f"aes-{bits}-{mode}" for bits in (128, 192, 256) for mode in ("gcm", "ccm"))
+_CHECKSUM = ("on", "fletcher4", "sha256", "sha512", "skein", "edonr")
+_CACHE = ("all", "metadata", "none")
+
+PLACE = "place"  # where the SR lives: exactly one of these
+POOL = "pool"  # `zpool create -o`: for a pool that SR.create makes
+DATASET = "dataset"  # a ZFS property of the SR's root, which all its zvols inherit
+DRIVER = "driver"  # for the driver itself
+
+VOLBLOCKSIZES = tuple(str(1 << shift) for shift in range(12, 18))
+
+
+class Key:
+    """One key: what it is for, the values it takes (all if None), its value in a new pool, its description."""
+
+    def __init__(self, kind: str, choices: "tuple[str, ...] | None", default: "str | None", description: str) -> None:
+        self.kind = kind
+        self.choices = choices
+        self.default = default
+        self.description = description
+
+
+KEYS = {
+    "device": Key(PLACE, None, None, "Devices for a new pool, separated by commas; several are striped"),
+    "vdev": Key(PLACE, None, None, "Layout of a new pool in zpool's words: mirror /dev/sda /dev/sdb log /dev/sdc"),
+    "zpool": Key(PLACE, None, None, "Existing pool, or dataset in one, that the SR is put into and that is kept"),
+    "ashift": Key(POOL, tuple(str(shift) for shift in range(9, 17)), "12", "log2 of the pool's sector size"),
+    "autotrim": Key(POOL, _ON_OFF, "on", "Tell the disks at once which space is free"),
+    "failmode": Key(POOL, ("wait", "continue", "panic"), None, "What to do when the pool loses too many disks"),
+    "multihost": Key(POOL, _ON_OFF, None, "Guard against import by two hosts; for disks that several hosts see"),
+    "compression": Key(DATASET, _COMPRESSION, "on", "Compression of the disks' blocks"),
+    "checksum": Key(DATASET, _CHECKSUM, None, "Checksum of the disks' blocks"),
+    "copies": Key(DATASET, ("1", "2", "3"), None, "Copies of each block, beyond the pool's redundancy"),
+    "dedup": Key(DATASET, (*_ON_OFF, "verify", "sha256", "sha512", "skein"), None, "Store equal blocks once"),
+    "logbias": Key(DATASET, ("latency", "throughput"), None, "How synchronous writes use the log devices"),
+    "primarycache": Key(DATASET, _CACHE, None, "What the host's memory caches of the disks"),
+    "secondarycache": Key(DATASET, _CACHE, None, "What the pool's cache devices hold of the disks"),
+    "sync": Key(
+        DATASET, ("standard", "always", "disabled"), None, "Which writes are on disk when the guest is told so"
+    ),
+    "quota": Key(DATASET, None, None, "Most space that the SR may take, as 500G or 2T"),
+    "reservation": Key(DATASET, None, None, "Space of the pool that is kept for the SR, as 500G or 2T"),
+    "encryption": Key(DATASET, _ENCRYPTION, None, "Cipher of an encrypted SR; needs encryption-key-file"),
+    "encryption-key-file": Key(DRIVER, None, None, "Path of the file with the key, needed at every attach"),
+    "volblocksize": Key(DRIVER, VOLBLOCKSIZES, None, "Block size of new disks, 4K to 128K; default by the layout"),
+    "datapath": Key(
+        DRIVER, ("tapdisk", "blkback"), "tapdisk", "blkback: VMs' flushes and discards reach ZFS, disks grow online"
+    ),
+    "provisioning": Key(DRIVER, ("thin", "thick"), "thin", "thick: the pool keeps a disk's whole size for it"),
+    "force-create": Key(DRIVER, ("true", "false"), "false", "Overwrite what is on the devices (zpool create -f)"),
+    "force-import": Key(DRIVER, ("true", "false"), "false", "Import though another host used the pool last (-f)"),
+    "sr_uuid": Key(DRIVER, None, None, "Set by the driver: the uuid that the SR was created with"),
+    "pool-guid": Key(DRIVER, None, None, "Set by the driver: the guid of the SR's pool, whatever its name is"),
+}
+
+PLACES = tuple(name for name, key in KEYS.items() if key.kind == PLACE)
+
+
+def check(configuration: "dict[str, str]") -> "dict[str, str]":
+    """A configuration for SR.create, checked, its values in the form that ZFS takes.
+
+    Raises InvalidArgument and DeviceMissing; looks at no device and no pool.
+    """
+    values = dict(configuration)
+    if "volblocksize" in values:
+        values["volblocksize"] = _in_bytes(values["volblocksize"])
+    for name, value in values.items():
+        if name not in KEYS:
+            raise InvalidArgument(f"device-config:{name} is no key of this driver; it knows {', '.join(KEYS)}.")
+        choices = KEYS[name].choices
+        if choices is not None and value not in choices:
+            raise InvalidArgument(f"device-config:{name}={value} is not possible; choose one of {', '.join(choices)}.")
+        if name in ("quota", "reservation") and not _SIZE.match(value):
+            raise InvalidArgument(f"device-config:{name}={value} is no size; write it as 500G or 2T.")
+    places = [name for name in PLACES if name in values]
+    if not places or not all(values[name].strip() for name in places):
+        raise DeviceMissing
+    if len(places) > 1:
+        raise InvalidArgument("device-config has {}: give one of them.".format(" and ".join(sorted(places))))
+    if "zpool" in values:
+        require_dataset_name(values["zpool"])
+        for name in values:
+            if KEYS[name].kind == POOL or name == "force-create":
+                raise InvalidArgument(
+                    "device-config:{} is for a new pool; the pool {} is there already. Set it with 'zpool set', or "
+                    "leave it out.".format(name, values["zpool"].split("/")[0])
+                )
+    if "encryption" in values and "encryption-key-file" not in values:
+        raise InvalidArgument("device-config:encryption needs encryption-key-file, the path of the file with the key.")
+    return values
+
+
+def _in_bytes(block: str) -> str:
+    found = _BLOCK.match(block)
+    size = str(int(found.group(1)) * (1024 if found.group(2) else 1)) if found else block
+    return size if size in VOLBLOCKSIZES else block
+
+
+def volblocksize(values: "dict[str, str]", dataset: str) -> int:
+    """The block size of new disks, in bytes, from the properties of the SR's root. Raises InvalidArgument."""
+    found = _in_bytes(values.get(naming.SR_VOLBLOCKSIZE, ""))
+    if found not in VOLBLOCKSIZES:
+        raise InvalidArgument(
+            f"{naming.SR_VOLBLOCKSIZE} of {dataset} is '{values.get(naming.SR_VOLBLOCKSIZE, '')}', which is no block "
+            f"size: 'zfs set {naming.SR_VOLBLOCKSIZE}=16K {dataset}', or another from 4K to 128K."
+        )
+    return int(found)
+
+
+def is_thick(values: "dict[str, str]", dataset: str) -> bool:
+    """Whether the pool keeps whole sizes for new disks, from the properties of a dataset. Raises InvalidArgument."""
+    found = values.get(naming.SR_PROVISIONING, "thin")
+    if found not in ("thin", "thick"):
+        raise InvalidArgument(
+            f"{naming.SR_PROVISIONING} of {dataset} is '{found}', and can be thin or thick alone: 'zfs set "
+            f"{naming.SR_PROVISIONING}=thin {dataset}'."
+        )
+    return found == "thick"
+
+
+def of_kind(values: "dict[str, str]", kind: str, *, defaults: bool) -> "dict[str, str]":
+    """The ZFS properties among the values, and the defaults of those that were not given."""
+    found = {}
+    for name, key in KEYS.items():
+        value = values.get(name, key.default if defaults else None)
+        if key.kind == kind and value is not None:
+            found[name] = value
+    return found
+
+
+def encryption_properties(values: "dict[str, str]") -> "dict[str, str]":
+    """keyformat and keylocation for the key file; empty without one. Raises InvalidArgument.
+
+    The format follows the file's size, as ZFS defines it: 32 bytes raw, 64 hexadecimal digits, else a passphrase.
+    """
+    path = values.get("encryption-key-file")
+    if path is None:
+        return {}
+    if not os.path.isabs(path) or not os.path.isfile(path):
+        raise InvalidArgument(f"device-config:encryption-key-file={path} is not the path of a file.")
+    with open(path, "rb") as file:
+        key = file.read(1024)
+    if len(key) == 32:
+        keyformat = "raw"
+    elif re.match(rb"[0-9A-Fa-f]{64}\n?\Z", key):
+        keyformat = "hex"
+    elif 8 <= len(key.rstrip(b"\n")) <= 512 and b"\n" not in key.rstrip(b"\n"):
+        keyformat = "passphrase"
+    else:
+        raise InvalidArgument(
+            f"The key file {path} holds no key that ZFS takes: 32 raw bytes, 64 hexadecimal digits, or a passphrase of "
+            "8 to 512 characters in one line."
+        )
+    return {
+        "encryption": values.get("encryption", "aes-256-gcm"),
+        "keyformat": keyformat,
+        "keylocation": "file://" + path,
+    }

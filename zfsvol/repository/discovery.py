@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where SRs are: on imported pools, and on those that the host's own disks hold. Imports a pool for a look at most.
+
+A pool is known by its guid. What a guest has written is never looked at: `disks.searchable` says which devices are.
+"""
+
+import time
+
+from zfsvol import log, naming
+from zfsvol.errors import DeviceMissing, InvalidArgument, SRInUse, SRUnavailable, StorageError
+from zfsvol.host import lock
+from zfsvol.naming import Root
+from zfsvol.repository import configuration, layout
+from zfsvol.repository import sr as srs
+from zfsvol.zfs import disks, kernel, pools, text
+from zfsvol.zfs.pool import Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Place:
+    """Where an SR is: its root, the guid of its pool; if that is not imported, from where it can be (`devices`)."""
+
+    def __init__(self, root: Root, guid: str, candidate: "text.Pool | None", devices: "list[str]") -> None:
+        self.root = root
+        self.guid = guid
+        self.candidate = candidate
+        self.devices = devices
+
+
+class Sighting:
+    """A pool that may hold SRs. `name` is its own; `pool` is the way to it while it is imported, if only for a look.
+
+    `obstacle`: why it cannot be looked into, None if it can.
+    """
+
+    def __init__(self, guid: str, name: str, pool: "Pool | None", obstacle: "str | None" = None) -> None:
+        self.guid = guid
+        self.name = name
+        self.pool = pool
+        self.obstacle = obstacle
+
+
+def imported() -> "dict[str, str]":
+    """The names of the imported pools by guid, but for those that are imported for a look."""
+    return {guid: name for guid, name in pools.imported().items() if not pools.is_to_look(name)}
+
+
+def named_devices(given: "dict[str, str]") -> "list[str]":
+    """The devices that a device-config names. Raises InvalidArgument, DeviceInvalid."""
+    if "device" in given:
+        return layout.parse_devices(given["device"]).devices
+    if "vdev" in given:
+        return layout.parse_vdevs(given["vdev"]).devices
+    return []
+
+
+def locate(given: "dict[str, str]") -> Place:
+    """The place of the one SR that a device-config means.
+
+    Raises SRUnavailable (it is not there), SRInUse (another pool has its name), InvalidArgument (there are several),
+    DeviceMissing.
+    """
+    uuid = given.get("sr_uuid")
+    if uuid is not None:
+        return _locate(naming.root_for(given, uuid), given)
+    if not any(given.get(name) for name in configuration.PLACES):
+        raise DeviceMissing
+    found = [(sighting, root) for sighting in look(given) for root in roots(sighting) if is_meant(root, given)]
+    if not found:
+        raise SRUnavailable(
+            "No SR is found on what device-config names. 'xe sr-probe type=zfs-vol' lists all there are."
+        )
+    if len(found) > 1:
+        raise InvalidArgument(
+            "Several SRs are found on what device-config names: {}. Set device-config:sr_uuid to one of these.".format(
+                ", ".join(sorted(root.uuid for _, root in found))
+            )
+        )
+    sighting, root = found[0]
+    return _locate(root, dict(given, **{"pool-guid": sighting.guid}))
+
+
+def roots(sighting: Sighting) -> "list[Root]":
+    """The SRs in a pool, by the names that they have when the pool is imported under its own."""
+    if sighting.pool is None:
+        return [Root(sighting.name)] if naming.is_root(sighting.name) else []
+    rows = srs.listed_roots(sighting.pool, sighting.pool.name)
+    named = [(sighting.name + dataset[len(sighting.pool.name) :], uuid) for dataset, uuid in rows]
+    return [Root(dataset) for dataset, uuid in named if naming.is_root(dataset) and Root(dataset).uuid == uuid]
+
+
+def is_meant(root: Root, given: "dict[str, str]") -> bool:
+    """Whether a device-config can mean an SR, by its uuid and by the pool or dataset that it is in."""
+    parent = root.dataset.rpartition("/")[0]
+    if given.get("sr_uuid", root.uuid) != root.uuid:
+        return False
+    return "zpool" not in given or given["zpool"] in (parent, parent.split("/")[0])
+
+
+def _locate(root: Root, given: "dict[str, str]") -> Place:
+    wanted = given.get("pool-guid")
+    there = imported()
+    for guid, name in there.items():
+        if guid == wanted and name != root.pool:
+            if root.owns_pool:
+                raise SRInUse(
+                    f"The pool of the SR {root.uuid} is imported under the name {name}: 'zpool export {name}', then "
+                    "try again."
+                )
+            # Its administrator has renamed it.
+            return Place(Root(name + root.dataset[len(root.pool) :]), guid, None, [])
+        if guid == wanted or (wanted is None and name == root.pool):
+            return Place(root, guid, None, [])
+    devices, found = _candidates(root, given)
+    if len(found) > 1 and named_devices(given):
+        on_named = disks.pools_on(named_devices(given))
+        found = [candidate for candidate in found if candidate.guid in on_named]
+    if len(found) > 1:
+        raise InvalidArgument(
+            f"Several pools are called {root.pool}: {', '.join(candidate.guid for candidate in found)}. Set "
+            "device-config:pool-guid to the one of this SR."
+        )
+    if not found:
+        raise SRUnavailable(
+            f"No disk of this host holds the pool {root.pool}{f' ({wanted})' if wanted else ''}. Check that its disks "
+            "are connected: 'zpool import' lists the pools that can be imported."
+        )
+    (candidate,) = found
+    if not root.owns_pool:
+        root = Root(candidate.name + root.dataset[len(root.pool) :])
+    if root.pool in there.values():
+        raise SRInUse(
+            f"Another pool called {root.pool} is imported, so the SR's own ({candidate.guid}) cannot be: 'zpool export "
+            f"{root.pool}' first."
+        )
+    return Place(root, candidate.guid, candidate, devices)
+
+
+def _candidates(root: Root, given: "dict[str, str]") -> "tuple[list[str], list[text.Pool]]":
+    """The devices to search, and the pools on them that can be the SR's."""
+    wanted = given.get("pool-guid")
+    end = time.monotonic() + lock.POOL_LIMIT
+    while True:
+        devices = disks.searchable(named_devices(given))
+        found = [
+            candidate
+            for candidate in pools.importable(devices)
+            if candidate.guid == wanted or (wanted is None and candidate.name == root.pool)
+        ]
+        # Somebody may be looking into it at this moment, or was killed while he did.
+        looks = {guid: name for guid, name in pools.imported().items() if pools.is_to_look(name)}
+        mine = {guid: name for guid, name in looks.items() if wanted in (None, guid)}
+        if found or not mine or time.monotonic() > end:
+            return devices, found
+        for guid, name in mine.items():
+            drop_look(guid, name)
+
+
+def missing_devices(candidate: text.Pool) -> str:
+    """What a pool that can be imported lacks, in words; "" for nothing."""
+    ill = [device for device in candidate.devices[1:] if device.state not in (*text.GOOD, "")]
+    return ", ".join(f"{device.name} {device.state}" for device in ill)
+
+
+def look(given: "dict[str, str]") -> "Iterator[Sighting]":
+    """The pools that can hold what a device-config means.
+
+    One that is not imported is imported read-only while the caller looks at it, unless its name tells enough. A crash
+    leaves it so until the next SR.attach of it, or the next look.
+    """
+    named = named_devices(given)
+    on_named = disks.pools_on(named) if named else None
+    for guid, name in pools.imported().items():
+        if pools.is_to_look(name):
+            drop_look(guid, name)
+        elif _may_hold(given, on_named, guid, name) and kernel.state(name) != kernel.SUSPENDED:
+            yield Sighting(guid, name, Pool(name))
+    devices = disks.searchable(named)
+    for candidate in pools.importable(devices):
+        if _may_hold(given, on_named, candidate.guid, candidate.name):
+            yield from _look_into(candidate, devices, force=given.get("force-import") == "true")
+
+
+def _may_hold(given: "dict[str, str]", on_named: "set[str] | None", guid: str, pool: str) -> bool:
+    if "pool-guid" in given:
+        return guid == given["pool-guid"]
+    if "zpool" in given:
+        return pool == given["zpool"].split("/")[0]
+    if on_named is not None:
+        return guid in on_named
+    uuid = given.get("sr_uuid")
+    return uuid is None or not naming.is_root(pool) or Root(pool).uuid == uuid
+
+
+def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "Iterator[Sighting]":
+    try:
+        with lock.pool(candidate.guid):
+            pool = pools.import_to_look(candidate.guid, devices, force=force)
+            try:
+                yield Sighting(candidate.guid, candidate.name, pool)
+            finally:
+                _export(pool)
+    except pools.UsedElsewhere as error:
+        obstacle = (
+            f"The pool {candidate.name} was last used by another host, and not exported there. If that host is gone "
+            f"for good, attach the SR with device-config:force-import=true. ZFS says: {error}"
+        )
+        log.warning(obstacle)
+        yield Sighting(candidate.guid, candidate.name, None, obstacle)
+    except StorageError as error:
+        lacks = missing_devices(candidate)
+        obstacle = f"The pool {candidate.name} cannot be imported{f': {lacks}' if lacks else ''}. {error}"
+        log.warning(obstacle)
+        yield Sighting(candidate.guid, candidate.name, None, obstacle)
+
+
+def drop_look(guid: str, name: str) -> None:
+    """Exports a pool that a killed look has left imported. The log tells where that fails: it hinders nobody else."""
+    try:
+        with lock.pool(guid):
+            if pools.imported().get(guid) == name:
+                _export(Pool(name))
+    except StorageError as error:
+        log.warning(f"{name}: {error}")
+
+
+def _export(pool: Pool) -> None:
+    try:
+        pools.export(pool)
+    except StorageError as error:
+        log.warning(f"{pool.name}, imported for a look, stays imported: {error}")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What an SR is and how it is, as the client is told: sizes, names, and one sentence on the health of its pool."""
+
+from zfsvol import naming, properties
+from zfsvol.errors import SRUnavailable
+from zfsvol.naming import Root
+from zfsvol.repository import family
+from zfsvol.repository.sr import SR
+from zfsvol.zfs import datasets, text
+from zfsvol.zfs.pool import Missing, Pool
+
+
+def kept(sr: SR) -> str:
+    """What deleted disks still take as snapshots of other programs keep it, in a sentence; "" for nothing."""
+    columns = ("name", "type", "used", "clones")
+    prefix = sr.dataset + "/"
+    rows = [
+        row
+        for row in datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
+        if naming.is_grave(row[0][len(prefix) :])
+    ]
+    zvols = {name: {"used": used} for name, kind, used, _ in rows if kind == "volume"}
+    snapshots = {name: {"clones": clones} for name, kind, _, clones in rows if kind == "snapshot"}
+    return family.kept_sentence(zvols, snapshots)
+
+
+def stat(pool: Pool, dataset: str, root: Root, notes: "list[str]") -> "dict[str, object]":
+    """The interface's `sr_stat` of the SR `root`, whose root dataset is called `dataset` now, in `pool`.
+
+    `notes`: what else there is to tell of it. Raises SRUnavailable.
+    """
+    try:
+        values, status = datasets.properties_and_status(pool, dataset)
+    except Missing:
+        values, status = {}, ""
+    if values.get(naming.SR_UUID) != root.uuid:
+        raise SRUnavailable(f"The pool {root.pool} holds no SR {root.uuid}.")
+    free = int(values["available"])
+    sentences = [text.read(status)[0].health(), *notes]
+    return _sr_stat(
+        root,
+        name=properties.text(values, naming.SR_NAME),
+        description=properties.text(values, naming.SR_DESCRIPTION),
+        free=free,
+        total=free + int(values["used"]),
+        # Always Healthy: with any other word xapi refuses to scan the SR, and a degraded pool works. The text tells.
+        health=["Healthy", "; ".join(sentences)],
+    )
+
+
+def unreadable(root: Root, obstacle: str) -> "dict[str, object]":
+    """The `sr_stat` of an SR whose pool cannot be imported to look into it: its sizes are not known."""
+    return _sr_stat(root, name=root.dataset, description=obstacle, free=0, total=0, health=["Unavailable", obstacle])
+
+
+def _sr_stat(
+    root: Root, *, name: str, description: str, free: int, total: int, health: "list[str]"
+) -> "dict[str, object]":
+    return {
+        "sr": root.dataset,
+        "uuid": root.uuid,
+        "name": name,
+        "description": description,
+        "free_space": free,
+        "total_space": total,
+        "datasources": [],
+        "clustered": False,
+        "health": health,
+    }

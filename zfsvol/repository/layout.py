@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The layout of a pool: the words of `vdev=`, and the block size that suits a layout. Pure.
+
+No word reaches zpool that is not a known keyword or the path of a device.
+"""
+
+import re
+
+from zfsvol.errors import DeviceInvalid, InvalidArgument
+
+_GROUP = re.compile(r"(mirror|raidz[123]?|draid[123]?(:\d+[dcs])*)\Z")
+_CLASSES = ("log", "cache", "special", "dedup", "spare")
+_DEVICE = re.compile(r"/dev/[A-Za-z0-9_.:@+/=-]+\Z")
+
+_KIBIBYTE = 1024
+DEFAULT_VOLBLOCKSIZE = 16 * _KIBIBYTE
+_LARGEST_DEFAULT = 128 * _KIBIBYTE
+
+# A default block may take this much more of the pool than the same data in the largest blocks would.
+_TOLERATED = 1.10
+
+
+class Layout:
+    """`words` as zpool takes them, `devices` among them, `data` = the data vdevs as (kind, number of disks)."""
+
+    def __init__(self, words: "list[str]", devices: "list[str]", data: "list[tuple[str, int]]") -> None:
+        self.words = words
+        self.devices = devices
+        self.data = data
+
+    def renamed(self, names: "dict[str, str]") -> "Layout":
+        """The same layout with devices called by other names."""
+        words = [names.get(word, word) for word in self.words]
+        return Layout(words, [names[device] for device in self.devices], self.data)
+
+
+def parse_devices(text: str) -> Layout:
+    """`device=`: paths separated by commas; several make a stripe. Raises DeviceInvalid."""
+    return _parse([word.strip() for word in text.split(",")], "device")
+
+
+def parse_vdevs(text: str) -> Layout:
+    """`vdev=`: the words of a `zpool create` command line. Raises InvalidArgument and DeviceInvalid."""
+    return _parse(text.split(), "vdev")
+
+
+def _parse(words: "list[str]", key: str) -> Layout:
+    devices: "list[str]" = []
+    data: "list[tuple[str, int]]" = []
+    group = ""  # the kind whose disks are being read; "" where each disk is a vdev of its own
+    is_data = True
+    members = 0
+
+    def close() -> None:
+        if group and members < _fewest(group):
+            raise InvalidArgument(f"{key}: '{group}' needs at least {_fewest(group)} devices, {members} given.")
+        if group and is_data:
+            data.append((group, members))
+
+    for word in words:
+        if key == "vdev" and (_GROUP.match(word) or word in _CLASSES):
+            close()
+            if word in _CLASSES:
+                is_data, group = False, ""
+            else:
+                group = "raidz1" if word == "raidz" else word
+            members = 0
+        elif _DEVICE.match(word) and "/../" not in word:
+            if word in devices:
+                raise InvalidArgument(f"{key}: {word} is named twice.")
+            devices.append(word)
+            members += 1
+            if not group and is_data:
+                data.append(("", 1))
+        else:
+            raise DeviceInvalid(
+                "{}: '{}' is not the path of a device (such as /dev/sdb){}.".format(
+                    key, word, " nor a word like mirror, raidz2, log or spare" if key == "vdev" else ""
+                )
+            )
+    close()
+    if not data:
+        raise InvalidArgument(f"{key}: no device to hold data is named.")
+    return Layout(words, devices, data)
+
+
+def _parity(kind: str) -> int:
+    """Disks that hold redundancy in a raidz or draid vdev; 0 for other kinds."""
+    match = re.match(r"(?:raidz|draid)(\d?)", kind)
+    return int(match.group(1) or 1) if match else 0
+
+
+def _fewest(kind: str) -> int:
+    return _parity(kind) + 1 if _parity(kind) else 2
+
+
+def _allocated(kind: str, disks: int, block: int, sector: int) -> int:
+    """Bytes that one block takes on a vdev: OpenZFS's vdev_raidz_asize() and vdev_draid_asize()."""
+    parity = _parity(kind)
+    sectors = -(-block // sector)
+    if kind.startswith("draid"):
+        given = {letter: int(number) for number, letter in re.findall(r":(\d+)([dcs])", kind)}
+        data = max(1, given.get("d", min(8, disks - parity - given.get("s", 0))))
+        return -(-sectors // data) * (data + parity) * sector
+    if parity:
+        total = sectors + parity * -(-sectors // max(1, disks - parity))
+        return -(-total // (parity + 1)) * (parity + 1) * sector
+    return block
+
+
+def default_volblocksize(data: "list[tuple[str, int]]", ashift: int) -> int:
+    """The smallest block of 16 KiB or more, in bytes, that does not waste the pool's space on padding.
+
+    On a disk or a mirror that is 16 KiB. On raidz each block is padded to whole groups of parity + 1 sectors, on
+    draid to whole stripes, which makes small blocks take far more room than the pool's free space, computed for
+    128 KiB blocks, promises.
+    """
+    block = DEFAULT_VOLBLOCKSIZE
+    while block < _LARGEST_DEFAULT and any(
+        _allocated(kind, disks, block, 1 << ashift) * (_LARGEST_DEFAULT // block)
+        > _TOLERATED * _allocated(kind, disks, _LARGEST_DEFAULT, 1 << ashift)
+        for kind, disks in data
+    ):
+        block *= 2
+    return block

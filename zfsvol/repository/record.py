@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Who has a VDI attached and active, and what serves it: a record for each VDI that is attached, until the host boots.
+
+`<SR's directory>/<vdi>.json`, written whole before each step that it tells of. Only the holder of the VDI's lock writes
+it. A domain first attaches the VDI, then activates it: that is its lease, for reading or for writing, of many readers
+or one writer (a sharable VDI: many of both).
+
+What a domain is, its name tells: a guest's id, `u0_…` (or `0`) in dom0, anything else for storage migration.
+"""
+
+import json
+import os
+
+from zfsvol import naming
+from zfsvol.errors import StorageError
+from zfsvol.host import files, lock
+from zfsvol.repository.sr import SR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+READ = "ro"
+WRITE = "rw"
+
+# What a domain is given: the zvol's own device node, or a tapdisk that has it open.
+NODE = "node"
+TAPDISK = "tapdisk"
+
+_SUFFIX = ".json"
+
+
+class Record:
+    """The record of a VDI."""
+
+    def __init__(self, sr: SR, key: str, content: "dict[str, Any]") -> None:
+        self.sr = sr
+        self.key = key
+        # What the first to attach has found: is it a snapshot, may several write, which datapath does the SR have.
+        self.readonly: bool = content.get("readonly", False)
+        self.sharable: bool = content.get("sharable", False)
+        self.datapath: str = content.get("datapath", TAPDISK)
+        self.node: "str | None" = content.get("node")
+        self.attached: "dict[str, str]" = content.get("attached", {})  # domain: TAPDISK, or the node that it was given
+        self.active: "dict[str, str]" = content.get("active", {})  # domain: READ or WRITE; all are attached
+        self.tapdisk: "dict[str, Any] | None" = content.get("tapdisk")  # see host.tapdisk
+
+    @property
+    def path(self) -> str:
+        """Where the record is."""
+        return _path(self.sr, self.key)
+
+    @property
+    def zvol(self) -> str:
+        """The VDI's zvol."""
+        return self.sr.volume(self.key)
+
+    def save(self) -> None:
+        """Writes the record; a crash leaves it as it was or as it is."""
+        names = ("readonly", "sharable", "datapath", "node", "attached", "active", "tapdisk")
+        files.write(self.path, json.dumps({name: getattr(self, name) for name in names}))
+
+    def forget(self) -> None:
+        """Removes the record. Idempotent."""
+        files.remove(self.path)
+
+    def way(self, domain: str) -> str:
+        """How a domain that has attached the VDI is given it: NODE or TAPDISK."""
+        return TAPDISK if self.attached[domain] == TAPDISK else NODE
+
+    def users(self, way: str) -> "list[str]":
+        """The domains that have activated the VDI and are given it in this way."""
+        return [domain for domain in self.active if self.way(domain) == way]
+
+    def obstacles(self, domain: str, mode: str) -> "list[str]":
+        """The domains whose leases forbid one for this domain."""
+        if self.sharable:
+            return []
+        return [other for other, others_mode in self.active.items() if other != domain and WRITE in (mode, others_mode)]
+
+    def summary(self) -> str:
+        """All of it, for a bug report."""
+        words = [
+            f"{called(domain)} has {given}, {self.active.get(domain, 'not active')}"
+            for domain, given in sorted(self.attached.items())
+        ]
+        if self.tapdisk is not None:
+            words.append("tapdisk {} at minor {}".format(self.tapdisk.get("pid"), self.tapdisk.get("minor")))
+        return "; ".join(words)
+
+    def holders(self, domains: "list[str]") -> str:
+        """In words for the administrator: who has the VDI, and how."""
+        modes = {READ: "for reading", WRITE: "for writing"}
+        return ", ".join(f"{called(domain)} {modes[self.active[domain]]}" for domain in sorted(domains))
+
+
+def is_dom0(domain: str) -> bool:
+    """Whether the VDI is for dom0 itself: a copy, an export, an import, a backup."""
+    return domain == "0" or domain.startswith(("u0_", "u0-"))
+
+
+def is_guest(domain: str) -> bool:
+    """Whether it is a guest's id."""
+    return domain.isdigit() and domain != "0"
+
+
+def called(domain: str) -> str:
+    """A domain, in words."""
+    if is_guest(domain):
+        return f"the VM with domain id {domain}"
+    return f"dom0 ({domain})" if is_dom0(domain) else f"a storage migration ({domain})"
+
+
+def _path(sr: SR, key: str) -> str:
+    return os.path.join(sr.directory, key + _SUFFIX)
+
+
+def exists(sr: SR, key: str) -> bool:
+    """Whether anybody has attached the VDI."""
+    return os.path.exists(_path(sr, key))
+
+
+def read(sr: SR, key: str) -> Record:
+    """The VDI's record; an empty one where nobody has attached it. Raises StorageError for one that is damaged."""
+    path = _path(sr, key)
+    try:
+        content = files.text(path)
+    except FileNotFoundError:
+        return Record(sr, key, {})
+    try:
+        return Record(sr, key, json.loads(content))
+    except (ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{path}, which tells who uses the VDI {key}, is damaged: {error}. If no VM and no other program uses the "
+            "disk, remove the file."
+        ) from None
+
+
+def all_of(sr: SR) -> "list[str]":
+    """The VDIs of the SR that somebody has attached."""
+    names = {name.partition(".")[0] for name in files.names(sr.directory)}
+    return sorted(name for name in names if naming.is_uuid(name))
+
+
+class Locked:
+    """The record of a VDI, alone, within its `with`: its lock is held, and kept by the commands that are started."""
+
+    def __init__(self, sr: SR, key: str, limit: float = lock.VDI_LIMIT) -> None:
+        """`limit`: seconds to wait for the lock."""
+        self._sr = sr
+        self._key = key
+        self._held = sr.vdi_locked(key, limit)
+
+    def __enter__(self) -> Record:
+        """Raises LockTimeout, StorageError (the record is damaged)."""
+        self._held.__enter__()
+        try:
+            return read(self._sr, self._key)
+        except StorageError:
+            self._held.__exit__()
+            raise
+
+    def __exit__(self, *_exception: object) -> None:
+        self._held.__exit__()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What is not as it should be in an SR, and its repair: the states between two steps of a verb that was killed."""
+
+from zfsvol import log, naming
+from zfsvol.errors import StorageError
+from zfsvol.repository import family, lineage, vdi
+from zfsvol.repository.family import Family
+from zfsvol.repository.sr import SR
+from zfsvol.zfs import changes, programs
+from zfsvol.zfs.pool import Missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+# A zvol that nobody has written to refers to less than this, in bytes; one made from another has less than this of its
+# own: the blocks that describe it.
+_EMPTY = 1 << 20
+_EMPTY_CLONE = 64 << 10
+
+_ROUNDS = 5
+
+
+class Finding:
+    """What is not as it should be, in a sentence. `mend` puts it right; None: only a person may."""
+
+    def __init__(self, text: str, mend: "Callable[[SR], object] | None" = None) -> None:
+        self.text = text
+        self.mend = mend
+
+
+def inspect(found: Family) -> "list[Finding]":
+    """Everything that is not as the model has it. Pure."""
+    findings: "list[Finding]" = []
+    for name, values in sorted(found.zvols.items()):
+        findings += _inspect_zvol(found, name, values)
+    for name, values in sorted(found.snapshots.items()):
+        findings += _inspect_snapshot(found, name, values)
+    findings += [Finding(f"{name} is no disk of this SR") for name in found.others]
+    return findings
+
+
+def _inspect_zvol(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
+    if vdi.is_removed(values):
+        return _inspect_removed(found, name, values)
+    if vdi.is_vdi(name, values):
+        return []
+    target = naming.reverted(name)
+    if target is not None and naming.VDI_NAME in values:
+        return [_inspect_revert(found, name, target)]
+    if target is None and not naming.is_uuid(name):
+        return [Finding(f"{name} is no disk of this SR")]
+    if _was_never_used(found, name, values):
+        return [Finding(f"{name} is only half made", lambda sr: lineage.discard(sr, name))]
+    return [Finding(f"{name} is no disk of this SR and holds data; it is left alone")]
+
+
+def _inspect_revert(found: Family, name: str, target: str) -> Finding:
+    if vdi.is_vdi(target, found.zvols.get(target, {})):
+        text = f"a revert of {target} was interrupted before it had any effect"
+        return Finding(text, lambda sr: lineage.discard(sr, name))
+    return Finding(f"a revert of {target} was interrupted", lambda sr: lineage.finish_revert(sr, target))
+
+
+def _was_never_used(found: Family, name: str, values: "dict[str, str]") -> bool:
+    if any(snapshot.startswith(name + "@") for snapshot in found.snapshots):
+        return False
+    if "origin" in values:
+        return naming.is_uuid(values["origin"].rpartition("@")[2]) and int(values["written"]) < _EMPTY_CLONE
+    return int(values["logicalreferenced"]) < _EMPTY
+
+
+def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
+    dataset = found.dataset(name)
+
+    def settle(sr: SR) -> None:
+        programs.settle(sr.zfs, sr.dataset, [dataset])
+
+    own = [snapshot for snapshot in found.snapshots if snapshot.startswith(name + "@")]
+    if not any(family.is_needed(found.snapshots[snapshot]) or not family.is_ours(snapshot) for snapshot in own):
+        return [Finding(f"{name} is removed and nothing needs it", settle)]
+    findings = []
+    if not any(family.is_needed(found.snapshots[snapshot]) for snapshot in own):
+        # What takes its space is theirs, and they have it without the driver.
+        names = ", ".join(snapshot.rpartition("@")[2] for snapshot in own if not family.is_ours(snapshot))
+        size = family.human(int(values["used"]))
+        findings.append(Finding(f"{name} is removed; snapshots of another program or person keep {size}: {names}"))
+    elif int(values["written"]) >= _EMPTY_CLONE:
+        findings.append(Finding("{} is removed and takes {} bytes for nobody".format(name, values["written"]), settle))
+    if naming.revert_name(name) in found.zvols:
+        # Another zvol is about to have this name: finish_revert does both.
+        return findings
+    reserved = int(values.get("refreservation", "0"))
+    if naming.is_uuid(name):
+        text = f"{name} is removed and still has its name"
+        findings.append(Finding(text, lambda sr: lineage.bury(sr, {dataset: reserved})))
+    elif reserved > 0:
+        text = f"{name} is removed and has a reservation"
+        findings.append(Finding(text, lambda sr: changes.set_properties(sr.zfs, dataset, {"refreservation": "none"})))
+    return findings
+
+
+def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
+    zvol = name.partition("@")[0]
+    if not family.is_ours(name) or family.is_needed(values) or vdi.is_removed(found.zvols.get(zvol, {})):
+        return []
+    dataset = found.dataset(name)
+    text = f"{name} was made for a disk that is not there"
+    return [Finding(text, lambda sr: programs.settle(sr.zfs, sr.dataset, [dataset]))]
+
+
+def repair(sr: SR) -> "list[Finding]":
+    """Finishes or undoes what was half done, and answers with what is left for a person to look at.
+
+    For the holder of the SR's exclusive lock. It touches nothing that the driver has not made. What cannot be mended
+    now hinders nothing else: the log and the SR's health tell of it, and the next repair tries again.
+    """
+    found = family.read(sr)
+    findings = inspect(found)
+    given_up: "set[str]" = set()
+    for _ in range(_ROUNDS):
+        todo = [finding for finding in findings if finding.mend and finding.text not in given_up]
+        if not todo:
+            break
+        given_up.update(finding.text for finding in todo if not _mend(sr, finding))
+        found = family.read(sr)
+        findings = inspect(found)
+    for finding in findings:
+        log.warning(f"{sr.dataset}: {finding.text}")
+    sr.note_unfinished([finding.text for finding in findings if finding.mend])
+    removed = {name: values for name, values in found.zvols.items() if vdi.is_removed(values)}
+    sr.note_kept(is_any=bool(family.kept_by_others(removed, found.snapshots)))
+    return findings
+
+
+def _mend(sr: SR, finding: Finding) -> bool:
+    assert finding.mend is not None  # noqa: S101 - for the type checker
+    log.warning(f"{sr.dataset}: repairing: {finding.text}")
+    try:
+        finding.mend(sr)
+    except Missing:
+        pass  # mending what was found before has done it
+    except StorageError as error:
+        log.warning(f"{sr.dataset}: not repaired: {finding.text}: {error}")
+        return False
+    return True

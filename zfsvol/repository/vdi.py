@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the properties of a zvol say of the VDI that it is. Pure."""
+
+from zfsvol import naming, properties
+from zfsvol.errors import InvalidSize
+
+# Sizes are multiples of 2 MiB: VHD export rounds to that, and backup tools read change bitmaps in such steps.
+GRANULE = 2 << 20
+# The client's integers have 63 bits; ZFS would take more.
+LARGEST = (1 << 63) - GRANULE
+
+
+class VDI:
+    """A VDI: its key, which is its uuid, its zvol, and that zvol's properties as they were read.
+
+    The zvol is `<root>/<key>`. After a revert that was interrupted it is `<root>/.revert-<key>`, until somebody renames
+    it: for clients it is the disk already.
+    """
+
+    def __init__(self, root: naming.Root, key: str, name: str, values: "dict[str, str]") -> None:
+        self.root = root
+        self.key = key
+        self.zvol = root.volume(name)
+        self.values = values
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether its zvol has the name that it should have."""
+        return self.zvol == self.root.volume(self.key)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether Volume.snapshot has made it."""
+        return naming.VDI_SNAPSHOT in self.values
+
+    @property
+    def keys(self) -> "dict[str, str]":
+        """The client's keys."""
+        return properties.decode_keys(self.values)
+
+    @property
+    def size(self) -> int:
+        """Its virtual size in bytes."""
+        return int(self.values["volsize"])
+
+
+def is_vdi(name: str, values: "dict[str, str]") -> bool:
+    """Whether a zvol below a root is called as a VDI is, is completely made, and not removed."""
+    return naming.is_uuid(name) and _is_whole(values)
+
+
+def is_removed(values: "dict[str, str]") -> bool:
+    """Whether a zvol with these properties was a VDI."""
+    return naming.VDI_REMOVED in values
+
+
+def _is_whole(values: "dict[str, str]") -> bool:
+    return naming.VDI_NAME in values and not is_removed(values)
+
+
+def key_of(name: str, zvols: "dict[str, dict[str, str]]") -> "str | None":
+    """The key of the VDI that a zvol below a root is; None if it is none."""
+    values = zvols[name]
+    if is_vdi(name, values):
+        return name
+    key = naming.reverted(name)
+    if key is not None and _is_whole(values) and not is_vdi(key, zvols.get(key, {})):
+        return key
+    return None
+
+
+def found(root: naming.Root, key: str, zvols: "dict[str, dict[str, str]]") -> "VDI | None":
+    """The VDI among some zvols below a root, by name; None if it is not among them."""
+    for name in (key, naming.revert_name(key)):
+        if name in zvols and key_of(name, zvols) == key:
+            return VDI(root, key, name, zvols[name])
+    return None
+
+
+def rounded(size: int) -> int:
+    """The size that a VDI of at least `size` bytes has. Raises InvalidSize."""
+    if size <= 0:
+        raise InvalidSize(f"{size} bytes; a disk has at least one byte.")
+    if size > LARGEST:
+        raise InvalidSize(f"{size} bytes; the largest possible disk has {LARGEST}.")
+    return -(-size // GRANULE) * GRANULE
+
+
+def record(vdi: VDI, *, taken: int) -> "dict[str, object]":
+    """The interface's `volume` record of a VDI, which takes `taken` bytes of the pool."""
+    keys = vdi.keys
+    # Storage migration takes any VDI with the same content_id for a common base, an empty one included.
+    keys.setdefault(naming.CONTENT, vdi.key)
+    return {
+        "key": vdi.key,
+        "uuid": vdi.key,
+        "name": properties.text(vdi.values, naming.VDI_NAME),
+        "description": properties.text(vdi.values, naming.VDI_DESCRIPTION),
+        "read_write": vdi.values.get("readonly") != "on",
+        "sharable": properties.decode(vdi.values, naming.VDI_SHARABLE) is True,
+        "virtual_size": vdi.size,
+        "physical_utilisation": taken,
+        "uri": [vdi.root.uri(vdi.key)],
+        "keys": keys,
+    }

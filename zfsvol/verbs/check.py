@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What `python3 -m zfsvol check` tells: an SR's disks as a picture of their families, and what is wrong with them.
+
+What is wrong, and its repair, is `repository.repair`'s: SR.attach does the same. Here it is put into words.
+"""
+
+from zfsvol import naming, properties
+from zfsvol.errors import InvalidArgument
+from zfsvol.repository import family, repair, vdi
+from zfsvol.repository import sr as srs
+from zfsvol.repository.family import Family
+from zfsvol.zfs.pool import Missing, Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+
+def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
+    """Says, line by line, how each SR in a pool or below a dataset is; whether all is (with `mend`: is now) well.
+
+    Raises InvalidArgument (there is no SR), SRUnavailable (the pool is missing or suspended). Without `mend` it
+    changes nothing.
+    """
+    naming.require_dataset_name(dataset)
+    pool = Pool(dataset.partition("/")[0])
+    pool.require()
+    try:
+        found = srs.below(pool, dataset)
+    except Missing:
+        raise InvalidArgument(f"There is no dataset {dataset}.") from None
+    if not found:
+        raise InvalidArgument(f"There is no SR in {dataset}.")
+    wrong = 0
+    for sr in found:
+        with sr.locked(srs.ALONE if mend else srs.CHANGE):
+            before = repair.inspect(family.read(sr))
+            findings = repair.repair(sr) if mend else before
+            now = family.read(sr)
+        for line in picture(now):
+            say(line)
+        left = [finding.text for finding in findings]
+        for finding in before:
+            if finding.text not in left:
+                say(f"repaired: {finding.text}")
+        for finding in findings:
+            say(f"WRONG: {finding.text}{' (--repair mends it)' if finding.mend and not mend else ''}")
+        if not before:
+            say("all is well")
+        say("")
+        wrong += len(findings)
+    return wrong == 0
+
+
+def picture(family_: Family) -> "list[str]":
+    """The families as trees, a line for each zvol: what it is, how large, what it takes of the pool."""
+    children = family_.children()
+    lines = [f"SR {family_.root.uuid} ({family_.root.dataset})"]
+    # By hand and not by recursion: a family may be deeper than Python's stack.
+    todo = [(name, "", index == 0) for index, name in enumerate(reversed(children.get(None, [])))]
+    while todo:
+        name, indent, is_last = todo.pop()
+        lines.append(f"{indent}{'└─' if is_last else '├─'} {describe(name, family_.zvols[name])}")
+        below = indent + ("   " if is_last else "│  ")
+        todo += [(child, below, index == 0) for index, child in enumerate(reversed(children.get(name, [])))]
+    lines.append(_sums(family_))
+    return lines
+
+
+def describe(name: str, values: "dict[str, str]") -> str:
+    """One zvol in words."""
+    called = properties.text(values, naming.VDI_NAME)
+    if not called.isprintable():
+        called = called.encode("unicode_escape").decode()
+    size = "{}, takes {}".format(family.human(int(values["volsize"])), family.human(int(values["used"])))
+    if vdi.is_removed(values):
+        return f"{name} “{called}”, removed {values[naming.VDI_REMOVED]}: {size}"
+    if not vdi.is_vdi(name, values):
+        return f"{name}, no disk: {size}"
+    kind = "snapshot" if naming.VDI_SNAPSHOT in values else "disk"
+    return f"{name} {kind} “{called}”: {size}"
+
+
+def _sums(family_: Family) -> str:
+    disks = [name for name, values in family_.zvols.items() if vdi.is_vdi(name, values)]
+    snapshots = [name for name in disks if naming.VDI_SNAPSHOT in family_.zvols[name]]
+    removed = [values for values in family_.zvols.values() if vdi.is_removed(values)]
+    total = sum(int(values["used"]) for values in family_.zvols.values())
+    kept = sum(int(values["used"]) for values in removed)
+    return (
+        f"{len(disks) - len(snapshots)} disks, {len(snapshots)} snapshots, {len(removed)} removed but needed by these; "
+        f"they take {family.human(total)}, {family.human(kept)} of it the removed ones"
+    )

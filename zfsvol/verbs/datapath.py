@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The Datapath verbs: a VDI is attached to a domain, activated, deactivated and detached.
+
+Arguments and results are those of the SMAPIv3 interface; `domain` is who asks, see `repository.record`. What happens is
+in `repository.attachment`. Every verb may be repeated, and undoes or does what concerns its domain alone.
+"""
+
+import binascii
+
+from zfsvol import naming
+from zfsvol.repository import attachment
+from zfsvol.repository import record as records
+from zfsvol.repository import sr as srs
+from zfsvol.repository.record import NODE, READ, WRITE, Locked, Record
+from zfsvol.repository.sr import SR
+
+# xenopsd's names for the backends of a VM's disk.
+_KIND_OF_TAPBACK = "vbd3"
+_KIND_OF_BLKBACK = "vbd"
+
+
+def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
+    """Makes the zvol's device node appear and answers with the ways to the VDI's bytes: a `backend`.
+
+    A VM gets a disk of tapback and the NBD server of a tapdisk, or one of blkback and the zvol's node; dom0 gets the
+    node; storage migration the NBD server. The server is there once the VDI is activated.
+    Raises InvalidArgument, VDIUnavailable, SRUnavailable, NodeMissing.
+    """
+    with _record(uri) as record:
+        attachment.attach(record, domain, told=True)
+        return {"implementations": _implementations(record, domain)}
+
+
+def activate(dbg: str, uri: str, domain: str) -> None:
+    """Gives the domain the VDI for writing, a snapshot for reading, and starts what serves it.
+
+    Raises VDIInUse (somebody else has it), TapdiskFailed, NodeMissing and as `attach`.
+    """
+    _activate(uri, domain, WRITE)
+
+
+def activate_readonly(dbg: str, uri: str, domain: str) -> None:
+    """Gives the domain the VDI for reading, beside other readers. Raises as `activate`."""
+    _activate(uri, domain, READ)
+
+
+def _activate(uri: str, domain: str, mode: str) -> None:
+    with _record(uri) as record:
+        attachment.attach(record, domain, told=False)
+        attachment.activate(record, domain, mode)
+
+
+def deactivate(dbg: str, uri: str, domain: str) -> None:
+    """Takes the VDI back from the domain; what it had written is in ZFS then. Idempotent.
+
+    Raises TapdiskFailed and CommandTimeout where a tapdisk does not let go of it: the domain keeps its lease.
+    """
+    root, key = naming.parse_uri(uri)
+    with Locked(SR(root.dataset), key) as record:
+        for known in attachment.addressed(record, domain):
+            attachment.deactivate(record, known)
+
+
+def detach(dbg: str, uri: str, domain: str) -> None:
+    """Undoes what `attach` and `activate` have done for the domain, in any order. Idempotent. Raises as `deactivate`.
+
+    The device node goes with the last domain. One that something has open stays, and the record with it: the log tells,
+    and the next verb that finds nobody there removes them.
+    """
+    root, key = naming.parse_uri(uri)
+    sr = SR(root.dataset)
+    if not records.exists(sr, key):
+        return
+    with Locked(sr, key) as record:
+        for known in attachment.addressed(record, domain):
+            attachment.detach(record, known)
+        attachment.forget_unused(record)
+
+
+def _record(uri: str) -> Locked:
+    """The VDI's record, for a `with`. Raises InvalidArgument, SRUnavailable, LockTimeout."""
+    root, key = naming.parse_uri(uri)
+    return Locked(srs.find(root.dataset), key)
+
+
+def _implementations(record: Record, domain: str) -> "list[list[object]]":
+    extra = {
+        "vdi-uuid": record.key,
+        "scsi/0x12/0x80": _base64(_serial_number_page(record.key)),
+        "scsi/0x12/0x83": _base64(_identification_page(record.key)),
+    }
+    if record.way(domain) == NODE:
+        disk = {"params": record.node, "extra": extra, "backend_type": _KIND_OF_BLKBACK}
+        return [["XenDisk", disk], ["BlockDevice", {"path": record.node}]]
+    uri = f"nbd:unix:{attachment.nbd_socket(record)}:exportname={record.key}"
+    # No device beside it: xenopsd would prefer that.
+    disk = {"params": uri, "extra": extra, "backend_type": _KIND_OF_TAPBACK}
+    return [["XenDisk", disk], ["Nbd", {"uri": uri}]]
+
+
+# The INQUIRY pages by which Windows' drivers tell disks apart (SPC-4, 7.8), as XCP-ng's other drivers make them
+# of a uuid, so that a disk keeps its identity when it moves between SRs.
+
+
+def _serial_number_page(uuid: str) -> bytes:
+    return b"\x00\x80\x00\x12" + uuid[:16].encode() + b"  "
+
+
+def _identification_page(uuid: str) -> bytes:
+    # One designator: ASCII, T10 vendor identification.
+    designator = b"XENSRC  " + uuid.encode() + b" "
+    return b"\x00\x83\x00" + bytes([len(designator) + 4]) + b"\x02\x01\x00" + bytes([len(designator)]) + designator
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")

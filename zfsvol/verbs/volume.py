@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The Volume verbs: a VDI is a zvol below the SR's root, its metadata are properties of that zvol.
+
+Arguments and results are those of the SMAPIv3 interface; sizes are bytes. A crash, at whatever moment, leaves each VDI
+as it was or as it was asked for: what clients see of a change happens in one transaction.
+"""
+
+import time
+
+from zfsvol import log, naming, properties
+from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIUnavailable
+from zfsvol.repository import attachment, configuration, lineage
+from zfsvol.repository import record as records
+from zfsvol.repository import sr as srs
+from zfsvol.repository import vdi as vdis
+from zfsvol.repository.record import Locked
+from zfsvol.repository.sr import ALONE, CHANGE, READ, SR
+from zfsvol.repository.vdi import VDI
+from zfsvol.zfs import changes, datasets, programs
+from zfsvol.zfs.pool import Missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+# --- make
+
+
+def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: bool) -> "dict[str, object]":  # noqa: FBT001
+    """Makes an empty VDI of at least `size` bytes and answers with its `volume` record.
+
+    Raises InvalidSize, InvalidArgument (a text is too long), NoSpace, SRUnavailable.
+    """
+    size = vdis.rounded(size)
+    values = properties.encode(naming.VDI_NAME, name)
+    values.update(properties.encode(naming.VDI_DESCRIPTION, description))
+    if sharable:
+        values.update(properties.encode(naming.VDI_SHARABLE, value=True))
+    uuid = lineage.new_uuid()
+    with srs.opened(sr, CHANGE) as found:
+        sr_values = found.read()
+        thick = configuration.is_thick(sr_values, found.dataset)
+        if thick and size > int(sr_values["available"]):
+            raise _no_space(found, size, sr_values)
+        try:
+            changes.create_volume(
+                found.zfs,
+                found.volume(uuid),
+                size,
+                volblocksize=configuration.volblocksize(sr_values, found.dataset),
+                sparse=not thick,
+                values=values,
+            )
+        except NoSpace:
+            raise _no_space(found, size, sr_values) from None
+        except Missing:
+            raise found.missing() from None
+    made = VDI(found, uuid, uuid, dict(values, volsize=str(size)))
+    return vdis.record(made, taken=size if thick else 0)
+
+
+def _no_space(sr: SR, size: int, sr_values: "dict[str, str]") -> NoSpace:
+    return NoSpace(
+        f"A disk of {size} bytes does not fit: the SR {sr.uuid} has {sr_values['available']} bytes free for its "
+        "reservation (thick) or its metadata (thin). What was deleted lately may take some seconds to become free."
+    )
+
+
+def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
+    """Makes a VDI that has the content of this one now, for good, and answers with its `volume` record.
+
+    Of any VDI, in use or not. What the client sets on a snapshot afterwards is here already, as far as it can be known:
+    so a crash in between leaves a snapshot and not a disk, and the client's Volume.set has nothing to write. Raises
+    NoSpace, VDIUnavailable, SRUnavailable; a crash leaves at most a ZFS snapshot that nothing was made from, which
+    SR.attach removes.
+    """
+    uuid = lineage.new_uuid()
+    with srs.opened(sr, CHANGE) as found:
+        source = found.vdi(key, datasets.inherited_properties)
+        values = lineage.inherited(source)
+        values[naming.VDI_SNAPSHOT] = "true"
+        values["readonly"] = "on"
+        for name, value in (
+            (naming.IS_A_SNAPSHOT, "true"),
+            (naming.SNAPSHOT_OF, key),
+            (naming.SNAPSHOT_TIME, time.strftime(naming.DATE, time.gmtime())),
+            (naming.CONTENT, source.keys.get(naming.CONTENT, key)),
+        ):
+            values.update(properties.encode_key(name, value))
+        _make(found, source, uuid, values)
+    return vdis.record(VDI(found, uuid, uuid, dict(values, volsize=source.values["volsize"])), taken=0)
+
+
+def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
+    """Makes a writable VDI with the content of this one, and answers with its `volume` record.
+
+    Of any VDI, in use or not. Raises and leaves behind as `snapshot`.
+    """
+    uuid = lineage.new_uuid()
+    with srs.opened(sr, CHANGE) as found:
+        source = found.vdi(key, datasets.inherited_properties)
+        values = lineage.inherited(source)
+        # Inherited, it would be that of the zvol this one is made from.
+        thick = configuration.is_thick(source.values, source.zvol)
+        if thick:
+            values["refreservation"] = "auto"
+        lineage.adopt_siblings(found, source, uuid)
+        _make(found, source, uuid, values)
+    made = VDI(found, uuid, uuid, dict(values, volsize=source.values["volsize"]))
+    return vdis.record(made, taken=source.size if thick else 0)
+
+
+def _make(sr: SR, source: VDI, uuid: str, values: "dict[str, str]") -> None:
+    try:
+        lineage.make(sr, source, uuid, uuid, values)
+    except Missing:  # it was there a moment ago, and is renamed or removed
+        sr.vdi(source.key)
+        raise
+
+
+# --- look
+
+
+def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
+    """The VDI's `volume` record. Raises VDIUnavailable, SRUnavailable.
+
+    Its physical_utilisation is what its own zvol takes; SR.ls adds what the zvols of removed VDIs take.
+    """
+    found = srs.find(sr)
+    try:
+        # The client asks this before each other verb: it must wait for nobody.
+        vdi = found.vdi(key)
+    except VDIUnavailable:
+        # Its zvol has another name for a moment while it is reverted.
+        with found.locked(READ):
+            vdi = found.vdi(key)
+    return vdis.record(vdi, taken=int(vdi.values["used"]))
+
+
+# --- change
+
+
+def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
+    """Gives the VDI `key` the content and the size of `snapshot`; all else of it, and all other VDIs, stay.
+
+    Raises VDIInUse while it is open, InvalidArgument (`snapshot` is none, `key` is one), NoSpace, VDIUnavailable: then
+    nothing has changed. A crash before the VDI's old content is removed leaves what SR.attach removes; after that, the
+    VDI has its new content, and SR.attach or the next verb that needs it renames its zvol.
+    """
+    naming.require_uuid(key, "The VDI")
+    found = srs.find(sr)
+    with Locked(found, key) as record:
+        attachment.require_idle(record, "reverted")
+        with found.locked(ALONE):
+            # First: it may change what the snapshot was made from.
+            target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
+            source = found.vdi(snapshot)
+            if not source.is_snapshot:
+                raise InvalidArgument(f"The VDI {snapshot} is no snapshot: a disk can be reverted to a snapshot only.")
+            if target.is_snapshot:
+                raise InvalidArgument(
+                    f"The VDI {key} is a snapshot, which never changes: revert the disk, or clone it."
+                )
+            with _temporary(found, target, "reverted"):
+                lineage.prepare_revert(found, source, target)
+                try:
+                    kept = lineage.remove(found, key, "replace", "reverted")
+                except StorageError:
+                    lineage.discard(found, naming.revert_name(key))
+                    raise
+                attachment.withdraw_node(record)
+            # From here on the VDI has its new content, whatever becomes of the rest.
+            _tidy(found, key, lambda: lineage.take_place(found, key, kept))
+
+
+def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
+    """The VDI, its zvol called as it should be. Raises NoSpace, Busy where that is impossible."""
+    if vdi.is_renamed:
+        return vdi
+    lineage.finish_revert(sr, vdi.key)
+    return sr.vdi(vdi.key, reader)
+
+
+def destroy(dbg: str, sr: str, key: str) -> None:
+    """Removes the VDI, and its clone-on-boot temporary. Idempotent.
+
+    What only it took becomes free; what others were made from stays until the last of these is removed. Raises
+    VDIInUse while it is open, SRUnavailable: then nothing has changed.
+    """
+    naming.require_uuid(key, "The VDI")
+    found = srs.find(sr)
+    with Locked(found, key) as record:
+        attachment.require_idle(record, "destroyed")
+        with found.locked(ALONE):
+            try:
+                kept = _removed(found, key)
+            except VDIUnavailable:
+                record.forget()
+                return
+            attachment.withdraw_node(record)
+            record.forget()
+            _tidy(found, key, lambda: lineage.bury(found, kept))
+            if found.may_keep:
+                _tidy(found, key, lambda: lineage.settle_graves(found))
+
+
+def _removed(sr: SR, key: str) -> "dict[str, int]":
+    try:
+        if not any(other != key for other in records.all_of(sr)):
+            return lineage.remove(sr, key, "remove", "destroyed")  # without a look at the keys
+        with _temporary(sr, sr.vdi(key), "destroyed"):
+            return lineage.remove(sr, key, "remove", "destroyed")
+    except Missing:
+        _renamed(sr, sr.vdi(key))
+        return lineage.remove(sr, key, "remove", "destroyed")
+
+
+class _temporary:  # noqa: N801 - used as a function
+    """The clone-on-boot temporary of a VDI goes with it: within this `with` nobody has activated it."""
+
+    def __init__(self, sr: SR, vdi: VDI, done: str) -> None:
+        key = vdi.keys.get(naming.TEMPORARY, vdi.key)
+        is_attached = naming.is_uuid(key) and key != vdi.key and records.exists(sr, key)
+        # Nobody who holds the lock of a temporary waits for that of the SR, and then needs this VDI's.
+        self._locked = Locked(sr, key) if is_attached else None
+        self._done = done
+
+    def __enter__(self) -> None:
+        if self._locked is not None:
+            self._record = self._locked.__enter__()
+            try:
+                attachment.require_idle(self._record, self._done)
+            except StorageError:
+                self._locked.__exit__()
+                raise
+
+    def __exit__(self, kind: object, *_exception: object) -> None:
+        if self._locked is not None:
+            if kind is None:
+                attachment.withdraw_node(self._record)
+                self._record.forget()
+            self._locked.__exit__()
+
+
+def _tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
+    """The steps after the one that counts. What fails is kept for SR.attach and told in the SR's health."""
+    try:
+        action()
+    except StorageError as error:
+        log.warning(f"{sr.volume(key)}: done, but not tidied up: {error}")
+        sr.note_unfinished(
+            [*sr.unfinished, f"of the disk {key} something is left that could not be tidied up: {error}"]
+        )
+
+
+def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
+    """Grows the VDI to at least `new_size` bytes; users of the device node see the new size at once.
+
+    Raises InvalidSize (also for shrinking), NoSpace, VDIUnavailable, VDIInUse: a tapdisk would never notice.
+    """
+    naming.require_uuid(key, "The VDI")
+    size = vdis.rounded(new_size)
+    found = srs.find(sr)
+    with Locked(found, key) as record, found.locked(CHANGE):
+        vdi = found.vdi(key)
+        if vdi.is_snapshot:
+            raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes; clone it and grow the clone.")
+        if size < vdi.size:
+            raise InvalidSize(f"the VDI {key} has {vdi.size} bytes and cannot shrink to {size}.")
+        if size > vdi.size:
+            attachment.require_idle(record, "resized", served_by=(records.TAPDISK,))
+            try:
+                changes.set_properties(found.zfs, vdi.zvol, {"volsize": str(size)})
+            except NoSpace as error:
+                raise NoSpace(f"The VDI {key} cannot grow to {size} bytes: {error}") from None
+
+
+def set_name(dbg: str, sr: str, key: str, new_name: str) -> None:
+    """Renames the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
+    _set(sr, key, properties.encode(naming.VDI_NAME, new_name))
+
+
+def set_description(dbg: str, sr: str, key: str, new_description: str) -> None:
+    """Describes the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
+    _set(sr, key, properties.encode(naming.VDI_DESCRIPTION, new_description))
+
+
+def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
+    """Stores the client's value `v` under its key `k`. Raises InvalidArgument (too long), VDIUnavailable."""
+    _set(sr, key, properties.encode_key(k, v))
+
+
+def _set(sr: str, key: str, values: "dict[str, str]") -> None:
+    with srs.opened(sr, CHANGE) as found:
+        vdi = found.vdi(key)
+        # A change waits until the pool has written a transaction group: seconds on busy disks.
+        if any(vdi.values.get(name) != value for name, value in values.items()):
+            _require_changed(found, key, programs.set_on_vdis(found.zfs, [vdi.zvol], values))
+
+
+def unset(dbg: str, sr: str, key: str, k: str) -> None:
+    """Forgets the client's key `k`; one that is not there is no error. Raises VDIUnavailable, SRUnavailable."""
+    name = properties.key_property(k)
+    with srs.opened(sr, CHANGE) as found:
+        vdi = found.vdi(key)
+        if name in vdi.values:
+            _require_changed(found, key, programs.unset_on_vdi(found.zfs, vdi.zvol, name))
+
+
+def _require_changed(sr: SR, key: str, changed: int) -> None:
+    """Raises VDIUnavailable where ZFS has not found the VDI any more."""
+    if not changed:
+        sr.vdi(key)
+        raise VDIUnavailable(f"The VDI {key} of the SR {sr.uuid} was renamed at this moment: try again.")

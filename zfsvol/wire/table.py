@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The verbs of the two plugins: which function runs each, and what arguments the client sends.
+
+Names, order and types of the arguments are those of the SMAPIv3 interface (xen-api, ocaml/xapi-storage/generator/
+lib/control.ml, data.ml and plugin.ml). Every verb has `dbg`, the client's tag for its own log, as its first.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TEXTS = dict
+
+SR = {"sr": str}
+VDI = {"sr": str, "key": str}
+
+_DOMAIN = {"uri": str, "domain": str}
+
+if TYPE_CHECKING:
+    # verb: (module in zfsvol.verbs, function, arguments after dbg)
+    Verbs = Mapping[str, tuple[str, str, Mapping[str, type]]]
+
+VOLUME: "Verbs" = {
+    "Plugin.Query": ("plugin", "query", {}),
+    "Plugin.diagnostics": ("plugin", "diagnostics", {}),
+    "Plugin.ls": ("plugin", "ls", {}),
+    "SR.create": ("sr", "create", {"uuid": str, "configuration": _TEXTS, "name": str, "description": str}),
+    "SR.attach": ("sr", "attach", {"configuration": _TEXTS}),
+    "SR.detach": ("sr", "detach", SR),
+    "SR.destroy": ("sr", "destroy", SR),
+    "SR.stat": ("sr", "stat", SR),
+    "SR.ls": ("sr", "ls", SR),
+    "SR.probe": ("sr", "probe", {"configuration": _TEXTS}),
+    "SR.set_name": ("sr", "set_name", {"sr": str, "new_name": str}),
+    "SR.set_description": ("sr", "set_description", {"sr": str, "new_description": str}),
+    "Volume.create": ("volume", "create", {"sr": str, "name": str, "description": str, "size": int, "sharable": bool}),
+    "Volume.snapshot": ("volume", "snapshot", VDI),
+    "Volume.clone": ("volume", "clone", VDI),
+    "Volume.revert": ("volume", "revert", {"sr": str, "snapshot": str, "key": str}),
+    "Volume.destroy": ("volume", "destroy", VDI),
+    "Volume.resize": ("volume", "resize", {"sr": str, "key": str, "new_size": int}),
+    "Volume.stat": ("volume", "stat", VDI),
+    "Volume.set": ("volume", "set", {"sr": str, "key": str, "k": str, "v": str}),
+    "Volume.unset": ("volume", "unset", {"sr": str, "key": str, "k": str}),
+    "Volume.set_name": ("volume", "set_name", {"sr": str, "key": str, "new_name": str}),
+    "Volume.set_description": ("volume", "set_description", {"sr": str, "key": str, "new_description": str}),
+}
+
+DATAPATH: "Verbs" = {
+    "Plugin.Query": ("plugin", "query_datapath", {}),
+    "Datapath.attach": ("datapath", "attach", _DOMAIN),
+    "Datapath.activate": ("datapath", "activate", _DOMAIN),
+    "Datapath.activate_readonly": ("datapath", "activate_readonly", _DOMAIN),
+    "Datapath.deactivate": ("datapath", "deactivate", _DOMAIN),
+    "Datapath.detach": ("datapath", "detach", _DOMAIN),
+}

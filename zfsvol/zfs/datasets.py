@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Reading datasets: each function is one `zfs` command that changes nothing.
+
+Names are those of ZFS, sizes are bytes, answers are plain dictionaries and lists of texts. Each function raises
+Missing where the dataset does not exist, and SRUnavailable where the pool does not answer.
+"""
+
+from zfsvol.host.command import READ_LIMIT
+from zfsvol.zfs.pool import Pool, status_command
+
+_GET = ["zfs", "get", "-Hp", "-o", "name,property,value"]
+_OWN = [*_GET, "-s", "local,received,temporary,none"]
+
+
+def properties(pool: Pool, dataset: str) -> "dict[str, str]":
+    """What ZFS knows of one dataset: statistics and what was set on the dataset itself, nothing inherited."""
+    return _properties(pool, dataset, _OWN)
+
+
+def inherited_properties(pool: Pool, dataset: str) -> "dict[str, str]":
+    """The same with what the dataset inherits and with defaults."""
+    return _properties(pool, dataset, _GET)
+
+
+def settings(pool: Pool, dataset: str) -> "dict[str, str]":
+    """What was set on the dataset itself, ZFS's own properties and user properties alike."""
+    return _properties(pool, dataset, [*_GET, "-s", "local,received"])
+
+
+def _properties(pool: Pool, dataset: str, argv: "list[str]") -> "dict[str, str]":
+    return _parse(pool.read([*argv, "all", dataset])).get(dataset, {})
+
+
+def _parse(output: str) -> "dict[str, dict[str, str]]":
+    """By dataset. Another program's property may hold line breaks: what is not a line of three fields is its own."""
+    found: "dict[str, dict[str, str]]" = {}
+    for line in output.split("\n"):
+        fields = line.split("\t", 2)
+        if len(fields) == 3:
+            found.setdefault(fields[0], {})[fields[1]] = fields[2]
+    return found
+
+
+def properties_and_status(pool: Pool, dataset: str) -> "tuple[dict[str, str], str]":
+    """`properties` of the dataset and the text of `zpool status` of its pool, asked for at the same time."""
+    child = pool.start(status_command(pool.name))
+    try:
+        values = properties(pool, dataset)
+    finally:
+        status = pool.finish(child, READ_LIMIT)
+    return values, status
+
+
+def volumes(pool: Pool, root: str) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
+    """The `properties` of `root`, and those of the zvols below it, by name without the root's.
+
+    Complete or an error.
+    """
+    found = _parse(pool.read([*_OWN, "-t", "filesystem,volume", "-d", "1", "all", root]))
+    own = found.pop(root, {})
+    prefix = root + "/"
+    return own, {
+        name[len(prefix) :]: values
+        for name, values in found.items()
+        if name.startswith(prefix) and values.get("type") == "volume"
+    }
+
+
+def with_own_volmode(pool: Pool, root: str) -> "dict[str, str]":
+    """The zvols below `root` whose volmode is set on themselves, with its value."""
+    argv = ["zfs", "get", "-H", "-o", "name,value", "-s", "local,received", "-t", "volume", "-r", "volmode", root]
+    rows = [line.split("\t") for line in pool.read(argv).splitlines()]
+    return {row[0]: row[1] for row in rows}
+
+
+def tree(pool: Pool, root: str) -> "dict[str, dict[str, str]]":
+    """The `properties` of `root` and of all datasets and snapshots below it."""
+    return _parse(pool.read([*_OWN, "-t", "filesystem,volume,snapshot", "-r", "all", root]))
+
+
+def listing(pool: Pool, root: str, *, types: str, columns: "tuple[str, ...]") -> "list[list[str]]":
+    """`columns` of `root` and of the datasets below it; "-" stands for an unset value."""
+    output = pool.read(["zfs", "list", "-Hp", "-t", types, "-o", ",".join(columns), "-r", root])
+    return [line.split("\t") for line in output.splitlines()]

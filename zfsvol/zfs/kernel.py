@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the ZFS kernel module tells without a child process and without ever waiting: its pools and their states."""
+
+import os
+
+from zfsvol import log
+from zfsvol.errors import SRUnavailable
+from zfsvol.host import command, files
+
+_KSTAT = "/proc/spl/kstat/zfs"
+_HOSTID = "/etc/hostid"
+_MODULE_HOSTID = "/sys/module/spl/parameters/spl_hostid"
+
+SUSPENDED = "SUSPENDED"
+
+
+def is_loaded() -> bool:
+    """Whether the kernel module is there."""
+    return os.path.exists("/dev/zfs")
+
+
+def load_module() -> None:
+    """Loads the kernel module where it is not there. Raises SRUnavailable where that fails."""
+    if is_loaded():
+        return
+    try:
+        command.run(["modprobe", "zfs"], command.READ_LIMIT)
+    except command.CommandFailed as error:
+        raise SRUnavailable(f"The ZFS kernel module cannot be loaded: {error}") from None
+
+
+def ensure_hostid() -> None:
+    """Gives this host an id where it has none. One that is there is never changed.
+
+    ZFS writes the id into the labels of pools that it imports, and refuses a pool with another host's. Without one on
+    both hosts it imports a pool that is in use elsewhere without a word. The module reads the file each time.
+    The format is that of zgenhostid: 4 bytes. A crash leaves no file, or a whole one.
+    """
+    if has_hostid():
+        return
+    number = 0
+    while number == 0:
+        number = int.from_bytes(os.urandom(4), "little")
+    temporary = f"{_HOSTID}.{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(number.to_bytes(4, "little"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.link(temporary, _HOSTID)  # and not rename: another verb may have made one by now
+    except FileExistsError:
+        pass
+    except OSError as error:
+        log.warning(f"{_HOSTID} cannot be made: {error}. ZFS will not notice if another host uses a pool.")
+    finally:
+        files.remove(temporary)
+
+
+def has_hostid() -> bool:
+    """Whether the kernel has a host id to write into the labels of pools."""
+    try:
+        return os.path.exists(_HOSTID) or int(files.text(_MODULE_HOSTID)) != 0
+    except (OSError, ValueError):
+        return False
+
+
+def state(pool: str) -> "str | None":
+    """ONLINE, DEGRADED, FAULTED, SUSPENDED … as the kernel has it now; None where the pool is not imported."""
+    try:
+        return files.text(os.path.join(_KSTAT, pool, "state")).strip()
+    except OSError:
+        return None

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The channel programs: what ZFS does for the driver in one transaction, with everything looked at before.
+
+`remove.lua` and `set.lua` begin with what they are given and what they answer.
+"""
+
+import errno
+import json
+import os
+import time
+
+from zfsvol import naming
+from zfsvol.errors import NoSpace, StorageError
+from zfsvol.properties import key_property
+from zfsvol.zfs import changes
+from zfsvol.zfs.pool import Busy, Missing, Pool, when_idle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("remove.lua", "set.lua"))
+
+# Datasets at a time: the pool's other changes wait meanwhile.
+_SETTLED_AT_ONCE = 100
+_SET_AT_ONCE = 1000
+
+
+class Kept:
+    """What stays of removed zvols: `reserved` = bytes of each one's reservation; `foreign` = those others' keep."""
+
+    def __init__(self, reserved: "dict[str, int]", foreign: "list[str]") -> None:
+        self.reserved = reserved
+        self.foreign = foreign
+
+
+def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
+    """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
+
+    That is the action "remove", which also takes along what a killed Volume.revert has left for the VDI; "replace" does
+    not; "discard" removes any zvol.
+
+    What others were made from, or what has snapshots of other programs, stays, marked as removed, with nothing in it
+    but what they need. Raises Missing, Busy (its text is the zvol that is open), NoSpace,
+    StorageError with ZFS's own reason; then nothing has changed.
+    """
+    answer = _remove(pool, root, action, name)
+    while "bookmarks" in answer:
+        # They hold no data, and would have gone with the zvol if nothing had been made from it.
+        for bookmark in answer["bookmarks"].values():
+            changes.destroy(pool, bookmark)
+        answer = _remove(pool, root, action, name)
+    if "missing" in answer:
+        raise Missing(answer["missing"])
+    if "error" in answer:
+        raise _refused(answer["error"], "{} cannot be removed".format(answer["at"]))
+    # An empty table of Lua is an empty object.
+    return Kept(dict(answer["kept"]), list(dict(answer["foreign"]).values()))
+
+
+def open_below(pool: Pool, root: str) -> "list[str]":
+    """The zvols and snapshots below a root that something has open, be it a program or the kernel."""
+    found = json.loads(pool.read(_removal(root, "open", flags="-jn")))["return"]["open"]
+    return sorted(dict(found).values())
+
+
+def _refused(number: int, sentence: str) -> StorageError:
+    """The error for an errno that a channel program answered with."""
+    kind = NoSpace if number == errno.ENOSPC else StorageError
+    return kind(f"{sentence}: {os.strerror(number)}.")
+
+
+def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
+    def attempt() -> "dict[str, Any]":
+        answer: "dict[str, Any]" = json.loads(pool.change(_removal(root, action, name)))["return"]
+        if "busy" in answer:
+            raise Busy(answer["busy"])
+        return answer
+
+    return when_idle(attempt)
+
+
+def settle(pool: Pool, root: str, datasets: "list[str]") -> None:
+    """Destroys those of the removed zvols, and of the driver's snapshots, that nothing was made from.
+
+    What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot. All
+    at once, and nothing that is no such zvol or snapshot is touched.
+    """
+    for start in range(0, len(datasets), _SETTLED_AT_ONCE):
+        pool.change(_removal(root, "settle", *datasets[start : start + _SETTLED_AT_ONCE]))
+
+
+def _removal(root: str, *words: str, flags: str = "-j") -> "list[str]":
+    removed = time.strftime(naming.DATE, time.gmtime())
+    own = [root, naming.VDI_NAME, naming.VDI_REMOVED, removed, key_property(naming.TEMPORARY)]
+    return ["zfs", "program", flags, root.partition("/")[0], _REMOVE, *own, *words]
+
+
+def set_on_vdis(pool: Pool, datasets: "list[str]", values: "dict[str, str]") -> int:
+    """Sets user properties on VDIs, a thousand in one transaction; how many of `datasets` are VDIs (and so changed).
+
+    A zvol that is not there, or was removed, is passed over: `zfs set` would change what is left of a removed one.
+    Raises NoSpace.
+    """
+    pairs = [word for pair in values.items() for word in pair]
+    return _set(pool, datasets, ["set", str(len(values)), *pairs])
+
+
+def unset_on_vdi(pool: Pool, dataset: str, name: str) -> int:
+    """Unsets a user property of a VDI; one that is not set is no error. 0 where it is no VDI."""
+    return _set(pool, [dataset], ["unset", "1", name, "-"])
+
+
+def _set(pool: Pool, datasets: "list[str]", words: "list[str]") -> int:
+    changed = 0
+    for start in range(0, len(datasets), _SET_AT_ONCE):
+        some = datasets[start : start + _SET_AT_ONCE]
+        argv = ["zfs", "program", "-j", pool.name, _SET, naming.VDI_NAME, naming.VDI_REMOVED, *words, *some]
+        answer = json.loads(pool.change(argv))["return"]
+        if "error" in answer:
+            raise _refused(answer["error"], f"The properties of {some[0]} cannot be changed")
+        changed += answer["changed"]
+    return changed

@@ -1,0 +1,207 @@
+-- SPDX-License-Identifier: LGPL-2.1-only
+--
+-- Removes zvols of an SR, and what only they needed, in one transaction: all of it happens or nothing does.
+--
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY settle DATASET...  what was left: zvols and snapshots
+--   zfs program -jn POOL remove.lua ROOT NAME MARK DATE TEMPORARY open              what is open; changes nothing
+--
+-- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one
+-- that makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk.
+-- A removed zvol stays while others were made from its snapshots, or while it has snapshots of other programs and
+-- people, or held ones. It is rolled back to the newest of these, so that nothing but what they need takes space. What a killed revert was to put in the place of a VDI goes with it: it would be taken
+-- for the VDI; "replace" leaves it. The answer is a table:
+--
+--   busy      the zvol that is open: nothing was changed
+--   bookmarks that are newer than the newest snapshot, which forbids the roll back: nothing was changed
+--   error     an errno of ZFS for the zvol `at`: nothing was changed
+--   missing   there is no such VDI: nothing was changed
+--   kept      zvols that are removed and needed, with the bytes of their reservations
+--   foreign   those of them that have snapshots of other programs or people
+--   open      zvols and snapshots below ROOT that something has open
+
+local EBUSY, EEXIST = 16, 17
+local HEX = "%x%x%x%x"
+local UUID = HEX .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. HEX .. HEX
+
+local args = ...
+local argv = args["argv"]
+local root, name, mark, date, temporary, action = argv[1], argv[2], argv[3], argv[4], argv[5], argv[6]
+
+-- What is set on the dataset itself, or was when it was received from another pool; not on its parents.
+local function own(dataset, property)
+    local value, source = zfs.get_prop(dataset, property)
+    if source == dataset or source == "$recvd" then
+        return value
+    end
+end
+
+-- The driver names each of its snapshots by the uuid of the VDI that it is made for.
+local function ours(snapshot)
+    return string.match(snapshot, "@" .. UUID .. "$") ~= nil
+end
+
+local function first(iterator)
+    for item in iterator do
+        return item
+    end
+end
+
+-- The snapshots of a zvol that are of use to nobody go; true if one stays.
+local function needed(zvol)
+    local found = false
+    for snapshot in zfs.list.snapshots(zvol) do
+        if not ours(snapshot) or first(zfs.list.clones(snapshot)) or zfs.sync.destroy(snapshot) ~= 0 then
+            found = true
+        end
+    end
+    return found
+end
+
+local function has_foreign(zvol)
+    for snapshot in zfs.list.snapshots(zvol) do
+        if not ours(snapshot) then
+            return true
+        end
+    end
+    return false
+end
+
+local function is_vdi(zvol)
+    return zfs.exists(zvol) and zfs.get_prop(zvol, "type") == "volume" and own(zvol, name) and not own(zvol, mark)
+end
+
+local function is_removed(zvol)
+    return string.sub(zvol, 1, #root + 1) == root .. "/" and own(zvol, mark) ~= nil
+end
+
+-- A removed zvol that is not needed goes, with the snapshot that it was made from if that was for it alone; then the
+-- same for the zvol of that snapshot, and so on. `is_certain`: the first is removed, though a full pool may not have
+-- taken the mark.
+local function settle(zvol, is_certain)
+    while is_certain or is_removed(zvol) do
+        is_certain = false
+        if needed(zvol) then
+            zfs.sync.rollback(zvol)
+            return
+        end
+        local origin = zfs.get_prop(zvol, "origin")
+        if zfs.sync.destroy(zvol) ~= 0 then
+            return
+        end
+        if not origin or not ours(origin) or first(zfs.list.clones(origin)) or zfs.sync.destroy(origin) ~= 0 then
+            return
+        end
+        zvol = string.match(origin, "^(.*)@")
+    end
+end
+
+-- Why the zvol cannot be removed now; nil if it can. ZFS itself would roll back one that is open, and refuse to
+-- destroy one that has snapshots with the same number as one that is open; from here, it tells which.
+local function obstacle(zvol)
+    local error
+    if first(zfs.list.snapshots(zvol)) then
+        error = zfs.check.rollback(zvol)
+        if error == 0 then
+            error = zfs.check.set_prop(zvol, mark, date)
+        end
+    else
+        error = zfs.check.destroy(zvol)
+    end
+    if error == EBUSY then
+        return {busy = zvol}
+    end
+    if error == EEXIST then
+        local bookmarks = {}
+        for bookmark in zfs.list.bookmarks(zvol) do
+            bookmarks[#bookmarks + 1] = bookmark
+        end
+        return {bookmarks = bookmarks}
+    end
+    if error ~= 0 then
+        return {error = error, at = zvol}
+    end
+end
+
+local function remove(zvol)
+    local doomed = {zvol}
+    local left = root .. "/.revert-" .. argv[7]
+    if action == "remove" and zfs.exists(left) then
+        doomed = {left, zvol}
+    end
+    local uuid = string.match(own(zvol, temporary) or "", '^%["[^"]*", "(' .. UUID .. ')"%]$')
+    if uuid and root .. "/" .. uuid ~= zvol and is_vdi(root .. "/" .. uuid) then
+        table.insert(doomed, 1, root .. "/" .. uuid)
+    end
+    for _, dataset in ipairs(doomed) do
+        local found = obstacle(dataset)
+        if found then
+            return found
+        end
+    end
+    local kept, foreign = {}, {}
+    for _, dataset in ipairs(doomed) do
+        zfs.sync.set_prop(dataset, mark, date)
+        settle(dataset, true)
+    end
+    for _, dataset in ipairs(doomed) do
+        if zfs.exists(dataset) then
+            kept[dataset] = zfs.get_prop(dataset, "refreservation")
+            if has_foreign(dataset) then
+                foreign[#foreign + 1] = dataset
+            end
+        end
+    end
+    return {kept = kept, foreign = foreign}
+end
+
+local function is_open(dataset, check)
+    return check(dataset) == EBUSY and not first(zfs.list.holds(dataset))
+end
+
+-- What is open of a dataset and of all below it.
+local function add_open(found, dataset)
+    if zfs.get_prop(dataset, "type") == "volume" then
+        local snapshots = {}
+        for snapshot in zfs.list.snapshots(dataset) do
+            snapshots[#snapshots + 1] = snapshot
+            if is_open(snapshot, zfs.check.destroy) then
+                found[#found + 1] = snapshot
+            end
+        end
+        if (#snapshots > 0 and zfs.check.rollback or zfs.check.destroy)(dataset) == EBUSY then
+            found[#found + 1] = dataset
+        end
+    end
+    for child in zfs.list.children(dataset) do
+        add_open(found, child)
+    end
+end
+
+local answer = {}
+if action == "open" then
+    answer = {open = {}}
+    add_open(answer.open, root)
+    return answer
+elseif action == "settle" then
+    for index = 7, #argv do
+        local dataset = argv[index]
+        if zfs.exists(dataset) then
+            local zvol = string.match(dataset, "^(.*)@")
+            if zvol and ours(dataset) and not first(zfs.list.clones(dataset)) then
+                zfs.sync.destroy(dataset)
+            end
+            settle(zvol or dataset)
+        end
+    end
+else
+    local zvol = root .. "/" .. argv[7]
+    if is_vdi(zvol) or (action == "discard" and zfs.exists(zvol)) then
+        answer = remove(zvol)
+    else
+        answer = {missing = zvol}
+    end
+end
+return answer

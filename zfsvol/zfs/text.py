@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What `zpool status` and `zpool import` print, read. Pure: text in, records out.
+
+Both print the same shape: `key: value` lines, indented continuations, and a `config:` table of devices. Unknown
+lines are passed over, so a release that adds some does not break the reading.
+"""
+
+# States in which a device does its work.
+GOOD = ("ONLINE", "AVAIL", "INUSE")
+
+
+class Device:
+    """A row of the config table: a pool, a vdev or a disk, `depth` levels below the pool."""
+
+    def __init__(self, depth: int, name: str, state: str, errors: "tuple[int, int, int]", note: str) -> None:
+        self.depth = depth
+        self.name = name
+        self.state = state
+        self.errors = errors  # read, write, checksum
+        self.note = note
+
+
+class Pool:
+    """One pool as zpool describes it."""
+
+    def __init__(self) -> None:
+        self.fields: "dict[str, str]" = {}
+        self.scans: "list[str]" = []  # one for the pool, and one for each rebuilt vdev
+        self.devices: "list[Device]" = []
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.fields.get("pool", "")
+
+    @property
+    def guid(self) -> str:
+        """Its guid; `zpool import` alone tells it."""
+        return self.fields.get("id", "")
+
+    @property
+    def state(self) -> str:
+        """ONLINE, DEGRADED, FAULTED, UNAVAIL, SUSPENDED …."""
+        return self.fields.get("state", "")
+
+    @property
+    def layout(self) -> "list[tuple[str, int]]":
+        """The top-level data vdevs as (kind, number of disks): ("mirror", 2), ("raidz2", 6), ("draid1:4d:8c:0s", 8).
+
+        A disk of its own is ("", 1). Logs, caches, spares and special vdevs are left out: zvols do not live there.
+        """
+        found: "list[tuple[str, int]]" = []
+        for device in self.devices:
+            if device.depth == 0 and device is not self.devices[0]:
+                break  # "logs", "cache", "spares", "special", "dedup": the data vdevs come before all of them
+            if device.depth == 1:
+                is_disk = "/" in device.name  # `zpool status -P` names disks by their paths
+                found.append(("", 1) if is_disk else (device.name.rpartition("-")[0], 0))
+            elif device.depth == 2 and found:
+                found[-1] = (found[-1][0], found[-1][1] + 1)
+        return found
+
+    def health(self) -> str:
+        """One sentence for people: the state, what is being repaired, which device is ill, what is lost."""
+        parts = [self.state]
+        for scan in self.scans:
+            if "in progress" in scan:
+                parts.append(_progress(scan))
+            elif " with " in scan and " with 0 errors" not in scan:
+                parts.append(scan)
+        for device in self.devices:
+            if device.depth > 0 and (device.state not in (*GOOD, "") or any(device.errors)):
+                parts.append(_complaint(device))
+        errors = self.fields.get("errors", "No known data errors")
+        if errors != "No known data errors":
+            parts.append(errors.replace(", use '-v' for a list", " ('zpool status -v' lists them)"))
+        return "; ".join(parts)
+
+
+def _progress(scan: str) -> str:
+    """`resilver in progress since …, 1.2G scanned …, 42.10% done, 00:10:05 to go` without the numbers between."""
+    kind = scan.partition(" in progress")[0]
+    done = [part.strip() for part in scan.split(",") if part.strip().endswith(("% done", "to go"))]
+    return "{} in progress, {}".format(kind, ", ".join(done)) if done else f"{kind} in progress"
+
+
+def _complaint(device: Device) -> str:
+    words = [device.name] if device.state in GOOD else [device.name, device.state]
+    if device.note:
+        words.append(f"({device.note})")
+    if any(device.errors):
+        words.append("{} read, {} write, {} checksum errors".format(*device.errors))
+    return " ".join(words)
+
+
+def read(text: str) -> "list[Pool]":
+    """The pools that a `zpool status` or `zpool import` text describes, in its order."""
+    pools: "list[Pool]" = []
+    key = ""
+    for line in text.splitlines():
+        name, colon, value = line.strip().partition(":")
+        if line.startswith("\t"):
+            if key == "config" and pools:
+                _read_row(pools[-1], line[1:])
+            elif key == "scan" and pools:
+                pools[-1].scans[-1] += ", " + line.strip()
+            elif key and pools:
+                pools[-1].fields[key] += ", " + line.strip()
+        elif colon and name.isalpha() and name.islower():
+            key = name
+            if key == "pool":
+                pools.append(Pool())
+            if pools and key == "scan":
+                pools[-1].scans.append(value.strip())
+            elif pools:
+                pools[-1].fields[key] = value.strip()
+    return pools
+
+
+def _read_row(pool: Pool, row: str) -> None:
+    words = row.split()
+    if not words or words[:2] == ["NAME", "STATE"]:
+        return
+    depth = (len(row) - len(row.lstrip(" "))) // 2
+    # The first row is the pool's own, and its name may hold spaces; nothing else in the table does.
+    name = words[0] if pool.devices else pool.name
+    rest = row.strip()[len(name) :].split()
+    state = rest[0] if rest else ""
+    counts = [int(word) for word in rest[1:4] if word.isdigit()]
+    if len(counts) == 3:
+        read_errors, write_errors, checksum_errors = counts
+        note = rest[4:]
+    else:
+        read_errors = write_errors = checksum_errors = 0
+        note = rest[1:]
+    errors = (read_errors, write_errors, checksum_errors)
+    pool.devices.append(Device(depth, name, state, errors, " ".join(note)))
