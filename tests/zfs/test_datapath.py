@@ -38,6 +38,7 @@ from tests.zfs.disk import (
     only_stand_in,
     refused,
 )
+from zfsvol.host import blockdevice
 from zfsvol.repository import record as leases
 
 _BLKGETSIZE64 = 0x80081272
@@ -304,6 +305,44 @@ class TestLeases:
             assert list(disk.record.attached) == [OTHER_GUEST]
         with blktap.domains():
             disk.drop("")
+
+    @only_stand_in  # of xenstore-list
+    def test_a_vm_that_is_gone_and_whose_disk_the_kernel_serves(
+        self, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its blkback may write yet."""
+        monkeypatch.setattr(blockdevice, "BACKENDS", str(tmp_path))
+        (tmp_path / f"vbd-{GUEST}-51712").mkdir()
+        (tmp_path / f"vbd-{GUEST}1-51712").mkdir()
+        with blktap.domains(OTHER_GUEST):
+            disk.use(GUEST)
+            with refused(IN_USE):
+                disk.use(OTHER_GUEST)
+            assert disk.record.active == {GUEST: "rw"}
+            (tmp_path / f"vbd-{GUEST}-51712").rmdir()
+            disk.use(OTHER_GUEST)
+            assert disk.record.active == {OTHER_GUEST: "rw"}
+            disk.drop(OTHER_GUEST)
+
+    def test_a_dom0_attach_that_was_refused_hinders_nobody(self, disk: Disk) -> None:
+        """xapi never detaches it: revert, resize and destroy go on, and so does SR.detach, where nothing is active."""
+        taken = disk.derive("snapshot")
+        disk.use(GUEST)
+        disk.attach(DOM0)
+        with refused(IN_USE):
+            disk.verb("activate", DOM0)
+        disk.drop(GUEST)
+        assert list(disk.record.attached) == [DOM0]
+        disk.volume("resize", new_size=128 * MIB)
+        call("Volume.revert", sr=disk.sr, key=disk.key, snapshot=taken.key)
+        disk.use(OTHER_GUEST)
+        disk.drop(OTHER_GUEST)
+        configuration = {"sr_uuid": disk.sr[3:]}
+        call("SR.detach", sr=disk.sr)
+        assert call("SR.attach", configuration=configuration) == disk.sr
+        disk.attach(DOM0)
+        taken.volume("destroy")
+        disk.volume("destroy")
 
 
 class TestData:

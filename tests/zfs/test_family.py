@@ -238,7 +238,7 @@ def told(sr: str, *, mend: bool = False) -> "tuple[bool, list[str]]":
 class TestContent:
     def test_through_the_nodes_that_an_attach_makes(self, with_udev: None, bench: Bench) -> None:
         """All else here reads through device nodes that udev leaves alone; this is as on a host."""
-        sr = bench.sr()
+        sr = bench.sr(device=bench.loop())
         disk = create(sr)
         with device_node(f"{sr}/{disk}") as node, open(node, "wb") as file:
             file.write(noise(1, MIB))
@@ -525,7 +525,7 @@ class TestOpen:
     def test_is_neither_destroyed_nor_reverted(
         self, with_udev: None, bench: Bench, busy_at_once: None, has_relatives: bool
     ) -> None:
-        sr = bench.sr()
+        sr = bench.sr(device=bench.loop())
         disk = create(sr)
         other = snapshot(sr, disk if has_relatives else create(sr))
         with device_node(f"{sr}/{disk}") as node, open(node, "r+b", buffering=0) as file:

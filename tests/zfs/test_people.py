@@ -30,14 +30,28 @@ def command_line(verb: str, *words: str, library: bool = True) -> "subprocess.Co
 
 
 def test_static_vdis(bench: Bench) -> None:
-    """What static-vdis does to remember a disk: SR.attach with the PBD's device-config, then Volume.stat."""
+    """What static-vdis does to remember a disk (SR.attach with the PBD's device-config, Volume.stat), and at boot."""
+    assert "VDI_ATTACH_OFFLINE" in call("Plugin.Query")["features"]  # or xapi's goes another way
     sr = bench.sr()
     key = call("Volume.create", sr=sr, name="state file", description="", size=1, sharable=True)["key"]
     call("SR.detach", sr=sr)
     done = command_line("SR.attach", "--configuration", "device", "/dev/any", "--configuration", "sr_uuid", sr[3:])
     assert (json.loads(done.stdout), done.stderr) == (sr, "")
     done = command_line("Volume.stat", sr, key)
-    assert json.loads(done.stdout) == call("Volume.stat", sr=sr, key=key)
+    remembered = json.loads(done.stdout)
+    assert remembered == call("Volume.stat", sr=sr, key=key)
+    # The host has booted, without xapi: nothing is attached.
+    call("SR.detach", sr=sr)
+    command_line("SR.attach", "--configuration", "device", "/dev/any", "--configuration", "sr_uuid", sr[3:])
+    uri = remembered["uri"][0]
+    given = json.loads(command_line("Datapath.attach", uri, "0").stdout)["implementations"]
+    (path,) = [fields["path"] for kind, fields in given if kind == "BlockDevice"]
+    assert command_line("Datapath.activate", uri, "0").returncode == 0
+    with open(path, "r+b") as file:
+        assert file.seek(0, os.SEEK_END) == remembered["virtual_size"]
+    for verb in ("Datapath.deactivate", "Datapath.detach"):
+        assert command_line(verb, uri, "0").returncode == 0
+    assert not os.path.exists(path)
     assert json.loads(command_line("Plugin.Query").stdout)["plugin"] == "zfs-vol"
 
 

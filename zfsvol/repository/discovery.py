@@ -198,6 +198,10 @@ def _may_hold(given: "dict[str, str]", on_named: "set[str] | None", guid: str, p
 def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "Iterator[Sighting]":
     try:
         with lock.pool(candidate.guid):
+            name = imported().get(candidate.guid)
+            if name is not None:  # an SR.attach was quicker
+                yield Sighting(candidate.guid, name, Pool(name))
+                return
             pool = pools.import_to_look(candidate.guid, devices, force=force)
             try:
                 yield Sighting(candidate.guid, candidate.name, pool)
