@@ -178,7 +178,7 @@ def open_zvols(root: str) -> "dict[str, list[str]]":
     The kernel's own users of a device (a mount, device-mapper, blkback) do not show here.
     """
     nodes: "dict[int, str]" = {}
-    for directory, _, names in os.walk(os.path.join("/dev/zvol", root)):
+    for directory, _, names in os.walk(os.path.join("/dev/zvol", root.replace(" ", "+"))):
         for name in names:
             try:
                 nodes[os.stat(os.path.join(directory, name)).st_rdev] = name

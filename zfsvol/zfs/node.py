@@ -107,9 +107,14 @@ def _nodes() -> "set[str]":
     return {"/dev/" + name for name in os.listdir("/dev") if _NODE.match(name)}
 
 
+def _link(name: str) -> str:
+    """Where udev's link to a zvol is, or the directory of those in a pool: zvol_id writes blanks as plus signs."""
+    return "/dev/zvol/" + name.replace(" ", "+")
+
+
 def _of_other_pools(zvol: str) -> "set[str]":
     """Those that udev says are of zvols in other pools: to open one of a sick pool may take for ever."""
-    own = os.path.join("/dev/zvol", zvol.partition("/")[0])
+    own = _link(zvol.partition("/")[0])
     found: "set[str]" = set()
     for directory, below, names in os.walk("/dev/zvol"):
         below[:] = [name for name in below if os.path.join(directory, name) != own]
@@ -119,7 +124,7 @@ def _of_other_pools(zvol: str) -> "set[str]":
 
 def _linked(zvol: str) -> "list[str]":
     """The node that udev's link leads to."""
-    path = files.real_path("/dev/zvol/" + zvol)
+    path = files.real_path(_link(zvol))
     return [path] if _NODE.match(os.path.basename(path)) else []
 
 
