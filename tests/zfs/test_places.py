@@ -80,6 +80,7 @@ class TestGuestsPool:
     def test_in_the_place_of_a_missing_disk(self, bench: Bench, guest: str) -> None:
         configuration = create(device=bench.disk())
         sr = "sr-" + configuration["sr_uuid"]
+        call_inside("SR.detach", sr=sr)
         bench.take_away(configuration["device"])
         bench.write_pool(guest, sr, sr[3:], "-O", f"zfsvol:sr-uuid={sr[3:]}")
         before = pools()

@@ -150,17 +150,14 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
     with Locked(found, key) as record:
+        if record.active:  # what is asked for is looked at before who is in the way
+            _require_revertible(found.vdi(snapshot), found.vdi(key))
         attachment.require_idle(record, "reverted")
         with found.locked(ALONE):
             # First: it may change what the snapshot was made from.
             target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
             source = found.vdi(snapshot)
-            if not source.is_snapshot:
-                raise InvalidArgument(f"The VDI {snapshot} is no snapshot: a disk can be reverted to a snapshot only.")
-            if target.is_snapshot:
-                raise InvalidArgument(
-                    f"The VDI {key} is a snapshot, which never changes: revert the disk, or clone it."
-                )
+            _require_revertible(source, target)
             with _temporary(found, target, "reverted"):
                 lineage.prepare_revert(found, source, target)
                 try:
@@ -171,6 +168,13 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
                 attachment.withdraw_node(record)
             # From here on the VDI has its new content, whatever becomes of the rest.
             _tidy(found, key, lambda: lineage.take_place(found, key, kept))
+
+
+def _require_revertible(source: VDI, target: VDI) -> None:
+    if not source.is_snapshot:
+        raise InvalidArgument(f"The VDI {source.key} is no snapshot: a disk can be reverted to a snapshot only.")
+    if target.is_snapshot:
+        raise InvalidArgument(f"The VDI {target.key} is a snapshot, which never changes: revert the disk, or clone it.")
 
 
 def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
