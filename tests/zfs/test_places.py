@@ -436,6 +436,26 @@ class TestCreate:
 
 
 class TestDestroy:
+    @pytest.mark.parametrize("verb", ["SR.detach", "SR.destroy"])
+    @pytest.mark.parametrize("has_snapshot", [True, False], ids=["with a snapshot", "alone"])
+    def test_a_disk_that_the_kernel_holds(self, bench: Bench, verb: str, has_snapshot: bool) -> None:
+        """No process has it open, so /proc does not tell; and nothing is destroyed where not all can be."""
+        sr = bench.sr()
+        disk = volume(sr)
+        volume(sr, "other")
+        if has_snapshot:
+            call_inside("Volume.snapshot", sr=sr, key=disk)
+        with device_node(f"{sr}/{disk}") as link:
+            table = f"0 2048 linear {os.path.realpath(link)} 0"
+            run("dmsetup", "create", "--noudevsync", "zfsvolheld", "-r", "--table", table)
+            before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr)
+            try:
+                # In these words: what is open was known, and nobody had to be refused by ZFS.
+                assert f"These are open: {disk}" in refused(verb, IN_USE, sr=sr)
+                assert run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr) == before
+            finally:
+                run("dmsetup", "remove", "--noudevsync", "zfsvolheld")
+
     def test_held_by_the_kernel(self, bench: Bench) -> None:
         """Nothing is destroyed where not all can be: a snapshot's device is held, which no process has open."""
         bench.pool()

@@ -6,7 +6,7 @@
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY settle DATASET...  what was left: zvols and snapshots
---   zfs program -jn POOL remove.lua ROOT NAME MARK DATE TEMPORARY open              what is open; changes nothing
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY open               what is open; changes nothing
 --
 -- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one
 -- that makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk.
