@@ -71,6 +71,19 @@ def test_attaches_and_probes(bench: Bench) -> None:
     call("Volume.create", sr=sr, name="writable", description="", size=1, sharable=False)
 
 
+def test_many_searches(bench: Bench) -> None:
+    """As at host boot: each SR is found, though all are looked for at once."""
+    srs = [bench.sr() for _ in range(4)]
+    for sr in srs:
+        call("SR.detach", sr=sr)
+    attaches = [("SR.attach", {"configuration": {"sr_uuid": sr[3:]}}) for sr in srs]
+    probes: "list[tuple[str, dict[str, Any]]]" = [("SR.probe", {"configuration": {}})] * 2
+    answers = all_at_once([*attaches, *probes])
+    assert answers[:4] == srs
+    for answer in answers[4:]:
+        assert {found["sr"]["sr"] for found in answer} == set(srs)
+
+
 def test_creates_of_srs_on_one_disk(bench: Bench) -> None:
     """One of them gets the disk."""
     disk = bench.disk()

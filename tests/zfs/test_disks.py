@@ -13,7 +13,7 @@ import pytest
 from tests.client import VerbError, call_inside, new_uuid
 from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, wait_until
 from zfsvol.host import blockdevice
-from zfsvol.zfs import disks
+from zfsvol.zfs import disks, pools
 
 INVALID_DEVICE, IN_USE = "SR_BACKEND_FAILURE_91", "SR_BACKEND_FAILURE_16"
 SIZE = 256 * MIB
@@ -99,7 +99,7 @@ def mapped(path: str, uuid: str = "") -> "Iterator[str]":
 
 def searched(*named: str) -> "set[str]":
     """The devices that are searched, by the kernel's names."""
-    return {os.path.basename(os.path.realpath(path)) for path in disks.searchable(list(named))}
+    return {os.path.basename(os.path.realpath(path)) for path in disks.searchable(list(named), pools.disks_in_use())}
 
 
 def name_of(path: str) -> str:

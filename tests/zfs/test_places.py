@@ -11,9 +11,11 @@ import pytest
 from tests import client
 from tests.client import VerbError, call_inside, new_uuid
 from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status
+from zfsvol.host import lock
 from zfsvol.repository import identity
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import changes
+from zfsvol.zfs import pools as zpools
 
 IN_USE, UNAVAILABLE, INVALID, NO_SPACE = (f"SR_BACKEND_FAILURE_{code}" for code in (16, 47, 1, 44))
 
@@ -282,6 +284,45 @@ class TestCopy:
         assert found["configuration"]["pool-guid"] != configuration["pool-guid"]
         assert attach({"sr_uuid": new[3:]}) == new
         assert names(new) == ["precious"]
+
+
+class TestOthersMeanwhile:
+    """A pool that comes or goes while it is looked for is found all the same."""
+
+    @pytest.mark.parametrize("verb", ["SR.probe", "SR.attach"])
+    @pytest.mark.parametrize("by", ["attach", "look", "the end of a look"])
+    def test_imported_at_the_wrong_moment(
+        self, bench: Bench, verb: str, by: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        configuration = create(device=bench.disk())
+        sr = "sr-" + configuration["sr_uuid"]
+        call_inside("SR.detach", sr=sr)
+        search = zpools.importable
+        done: "list[str]" = []
+
+        def importable(devices: "list[str]") -> "list[Any]":
+            """Before the first search somebody else imports the pool; a look ends after it."""
+            if done:
+                return search(devices)
+            done.append(by)
+            guid = configuration["pool-guid"]
+            if by == "attach":
+                zpools.import_(guid, devices, force=False, own=True)
+                return search(devices)
+            if by == "look":
+                zpools.import_to_look(guid, devices, force=False)
+            found = search(devices)
+            run("zpool", "export", f"zfs-vol-probe-{guid}")  # without a word: it was noted before
+            if by == "look":
+                lock.note_change()
+            return found
+
+        if by == "the end of a look":
+            zpools.import_to_look(configuration["pool-guid"], [configuration["device"]], force=False)
+        monkeypatch.setattr(zpools, "importable", importable)
+        answer = call_inside(verb, configuration={"sr_uuid": sr[3:]})
+        assert done == [by]
+        assert (answer if verb == "SR.attach" else answer[0]["sr"]["sr"]) == sr
 
 
 class TestAttach:

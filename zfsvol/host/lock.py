@@ -17,9 +17,12 @@ DIRECTORY = "/run/lock/zfs-vol"
 # Seconds. Importing a large pool may take minutes, and at host boot several verbs wait for each other's import.
 POOL_LIMIT = 1800
 DEVICES_LIMIT = 600
+SEARCH_LIMIT = 30  # then without it: a disk that hangs must not keep all others from being found
 SR_LIMIT = 120
 VDI_LIMIT = 240  # stopping what serves a disk may take half of it
 VDI_LIMIT_OF_EACH = 10  # for who looks at all of them
+
+_CHANGES = "changes"
 
 _POLL = 0.01
 _POLL_MOST = 0.1  # of who has waited for long: a hundred that wait must not keep a processor busy
@@ -84,6 +87,30 @@ def devices() -> Lock:
     return Lock("devices", DEVICES_LIMIT)
 
 
-def pool(guid: str) -> Lock:
+def pool(guid: str, limit: float = POOL_LIMIT) -> Lock:
     """For who imports or exports this pool: never two at a time. Taken before a lock of the SR."""
-    return Lock("pool-" + guid, POOL_LIMIT)
+    return Lock("pool-" + guid, limit)
+
+
+def search() -> Lock:
+    """For who searches disks for pools: `zpool import` hides pools from others that search at the same time."""
+    return Lock("search", SEARCH_LIMIT)
+
+
+def note_change() -> None:
+    """To be called before and after each import and export of a pool: see `changes_noted`."""
+    os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
+    with open(os.path.join(DIRECTORY, _CHANGES), "ab") as file:
+        file.write(b".")
+
+
+def changes_noted() -> int:
+    """How often `note_change` was called on this host since it booted.
+
+    Whoever finds the same number before and after has seen no pool come or go in between. It is not a lock: an import
+    that hangs must not keep anybody from looking for other pools.
+    """
+    try:
+        return os.stat(os.path.join(DIRECTORY, _CHANGES)).st_size
+    except FileNotFoundError:
+        return 0

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# Seconds that others may import, export and look into pools before this one is content with what it has seen.
+_SURVEY_LIMIT = 60
+
+
 class Place:
     """Where an SR is: its root, the guid of its pool; if that is not imported, from where it can be (`devices`)."""
 
@@ -101,20 +105,19 @@ def is_meant(root: Root, given: "dict[str, str]") -> bool:
 
 
 def _locate(root: Root, given: "dict[str, str]") -> Place:
+    place = _imported_place(root, given, imported())
+    if place is not None:
+        return place
     wanted = given.get("pool-guid")
-    there = imported()
-    for guid, name in there.items():
-        if guid == wanted and name != root.pool:
-            if root.owns_pool:
-                raise SRInUse(
-                    f"The pool of the SR {root.uuid} is imported under the name {name}: 'zpool export {name}', then "
-                    "try again."
-                )
-            # Its administrator has renamed it.
-            return Place(Root(name + root.dataset[len(root.pool) :]), guid, None, [])
-        if guid == wanted or (wanted is None and name == root.pool):
-            return Place(root, guid, None, [])
-    devices, found = _candidates(root, given)
+    survey = Survey(given, wanted)
+    place = _imported_place(root, given, survey.imported)  # somebody was quicker
+    if place is not None:
+        return place
+    found = [
+        candidate
+        for candidate in survey.importable
+        if candidate.guid == wanted or (wanted is None and candidate.name == root.pool)
+    ]
     if len(found) > 1 and named_devices(given):
         on_named = disks.pools_on(named_devices(given))
         found = [candidate for candidate in found if candidate.guid in on_named]
@@ -131,32 +134,53 @@ def _locate(root: Root, given: "dict[str, str]") -> Place:
     (candidate,) = found
     if not root.owns_pool:
         root = Root(candidate.name + root.dataset[len(root.pool) :])
-    if root.pool in there.values():
+    if root.pool in survey.imported.values():
         raise SRInUse(
             f"Another pool called {root.pool} is imported, so the SR's own ({candidate.guid}) cannot be: 'zpool export "
             f"{root.pool}' first."
         )
-    return Place(root, candidate.guid, candidate, devices)
+    return Place(root, candidate.guid, candidate, survey.devices)
 
 
-def _candidates(root: Root, given: "dict[str, str]") -> "tuple[list[str], list[text.Pool]]":
-    """The devices to search, and the pools on them that can be the SR's."""
+def _imported_place(root: Root, given: "dict[str, str]", there: "dict[str, str]") -> "Place | None":
+    """The place of the SR if its pool is among these imported ones, the names by their guids. Raises SRInUse."""
     wanted = given.get("pool-guid")
-    end = time.monotonic() + lock.POOL_LIMIT
-    while True:
-        devices = disks.searchable(named_devices(given))
-        found = [
-            candidate
-            for candidate in pools.importable(devices)
-            if candidate.guid == wanted or (wanted is None and candidate.name == root.pool)
-        ]
-        # Somebody may be looking into it at this moment, or was killed while he did.
-        looks = {guid: name for guid, name in pools.imported().items() if pools.is_to_look(name)}
-        mine = {guid: name for guid, name in looks.items() if wanted in (None, guid)}
-        if found or not mine or time.monotonic() > end:
-            return devices, found
-        for guid, name in mine.items():
-            drop_look(guid, name)
+    for guid, name in there.items():
+        if guid == wanted and name != root.pool:
+            if root.owns_pool:
+                raise SRInUse(
+                    f"The pool of the SR {root.uuid} is imported under the name {name}: 'zpool export {name}', then "
+                    "try again."
+                )
+            # Its administrator has renamed it.
+            return Place(Root(name + root.dataset[len(root.pool) :]), guid, None, [])
+        if guid == wanted or (wanted is None and name == root.pool):
+            return Place(root, guid, None, [])
+    return None
+
+
+class Survey:
+    """The pools of this host at one moment: `imported` names by guid, `importable` ones and the `devices` searched.
+
+    A pool that somebody imports or looks into meanwhile would be in neither: then it is done again. `wanted`: the guid
+    of the only pool that matters, None for all.
+    """
+
+    def __init__(self, given: "dict[str, str]", wanted: "str | None") -> None:
+        end = time.monotonic() + _SURVEY_LIMIT
+        while True:
+            before, in_use = lock.changes_noted(), pools.disks_in_use()
+            self.devices = disks.searchable(named_devices(given), in_use)
+            self.importable = pools.importable(self.devices)
+            there = pools.imported()
+            self.imported = {guid: name for guid, name in there.items() if not pools.is_to_look(name)}
+            looks = {guid: name for guid, name in there.items() if pools.is_to_look(name) and wanted in (None, guid)}
+            # A change that was noted before, and happens meanwhile, shows in the disks.
+            is_still = pools.disks_in_use() == in_use and lock.changes_noted() == before
+            if (not looks and is_still) or time.monotonic() > end:
+                return
+            for guid, name in looks.items():
+                drop_look(guid, name, max(0, end - time.monotonic()))
 
 
 def missing_devices(candidate: text.Pool) -> str:
@@ -173,15 +197,14 @@ def look(given: "dict[str, str]") -> "Iterator[Sighting]":
     """
     named = named_devices(given)
     on_named = disks.pools_on(named) if named else None
-    for guid, name in pools.imported().items():
-        if pools.is_to_look(name):
-            drop_look(guid, name)
-        elif _may_hold(given, on_named, guid, name) and kernel.state(name) != kernel.SUSPENDED:
+    # All of it first: what is imported for a look counts as a change, also to this process.
+    survey = Survey(given, given.get("pool-guid"))
+    for guid, name in survey.imported.items():
+        if _may_hold(given, on_named, guid, name) and kernel.state(name) not in (None, kernel.SUSPENDED):
             yield Sighting(guid, name, Pool(name))
-    devices = disks.searchable(named)
-    for candidate in pools.importable(devices):
+    for candidate in survey.importable:
         if _may_hold(given, on_named, candidate.guid, candidate.name):
-            yield from _look_into(candidate, devices, force=given.get("force-import") == "true")
+            yield from _look_into(candidate, survey.devices, force=given.get("force-import") == "true")
 
 
 def _may_hold(given: "dict[str, str]", on_named: "set[str] | None", guid: str, pool: str) -> bool:
@@ -221,10 +244,13 @@ def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "I
         yield Sighting(candidate.guid, candidate.name, None, obstacle)
 
 
-def drop_look(guid: str, name: str) -> None:
-    """Exports a pool that a killed look has left imported. The log tells where that fails: it hinders nobody else."""
+def drop_look(guid: str, name: str, limit: float) -> None:
+    """Exports a pool that a killed look has left imported; waits for one that is under way, for `limit` seconds.
+
+    The log tells where that fails: it hinders nobody else.
+    """
     try:
-        with lock.pool(guid):
+        with lock.pool(guid, limit):
             if pools.imported().get(guid) == name:
                 _export(Pool(name))
     except StorageError as error:

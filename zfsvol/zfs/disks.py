@@ -29,13 +29,13 @@ _OF_THE_TABLE = ("DEVNAME", "PART_ENTRY_")
 _ZFS_TYPES = ("6a898cc3-1dd2-11b2-99a6-080020736631", "6a945a3b-1dd2-11b2-99a6-080020736631")
 
 
-def searchable(named: "list[str]") -> "list[str]":
+def searchable(named: "list[str]", in_use: "list[str]") -> "list[str]":
     """The devices that may be searched for pools, by names that last: the host's own, and those that are `named`.
 
     Named ones come with their partitions. A zvol, and what lies on one, is never among them, nor are the disks of pools
-    that are imported: to read a disk that has failed may take for ever. No device is opened.
+    that are imported (`in_use`): to read a disk that has failed may take for ever. No device is opened.
     """
-    taken = {name for path in pools.disks_in_use() for name in blockdevice.below(blockdevice.kernel_name(path))}
+    taken = {name for path in in_use for name in blockdevice.below(blockdevice.kernel_name(path))}
     wanted = {blockdevice.kernel_name(path) for path in named}
     wanted |= {blockdevice.kernel_name(node) for path in named for node in blockdevice.partitions(path)}
     lasting = blockdevice.stable_names()
