@@ -53,10 +53,10 @@ def state_of(pool: str) -> str:
 def device_node(zvol: str) -> "Iterator[str]":
     """Gives an idle zvol a device node, as an attach does, and takes it away again; the node's path."""
     run("zfs", "set", "volmode=dev", zvol)
-    run("udevadm", "settle")
+    udevadm("settle")
     yield f"/dev/zvol/{zvol}"
     run("zfs", "inherit", "volmode", zvol)
-    run("udevadm", "settle")
+    udevadm("settle")
 
 
 def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) -> None:
@@ -172,7 +172,7 @@ class Bench:
         run("dd", f"if={image}", f"of={node}", "bs=1M", "conv=fsync,sparse", "status=none")
         run("losetup", "--detach", image)
         self.loops.remove(image)
-        run("udevadm", "settle")
+        udevadm("settle")
         assert f"pool: {name}" in run("zpool", "import", "-d", node)
 
     def close(self) -> None:
@@ -192,6 +192,11 @@ class Bench:
 def wait_for(*argv: str) -> None:
     """Repeats a command until it succeeds: what was just in use may be busy for a moment."""
     wait_until(lambda: run_status(*argv) == 0, " ".join(argv))
+
+
+def udevadm(*arguments: str) -> None:
+    """Tells udevd something; again where it drops the connection ("Broken pipe": seen, seldom)."""
+    wait_for("udevadm", *arguments)
 
 
 def run_status(*argv: str) -> int:

@@ -21,7 +21,7 @@ import pytest
 from tests import client, zvol
 from tests.client import VerbError, call, call_inside, new_uuid
 from tests.model import checksum, noise
-from tests.zfs.conftest import MIB, Bench, device_node, run, run_status, wait_until
+from tests.zfs.conftest import MIB, Bench, device_node, run, run_status, udevadm, wait_until
 from zfsvol.repository import family, lineage, repair
 from zfsvol.repository.sr import SR
 from zfsvol.verbs import check as checking
@@ -38,18 +38,18 @@ INVALID, IN_USE, FULL, NO_VDI, NO_SR = (f"SR_BACKEND_FAILURE_{code}" for code in
 @pytest.fixture(scope="module", autouse=True)
 def without_udev() -> "Iterator[None]":
     """It would look into the nodes of the many zvols that come and go, and keep these busy."""
-    run("udevadm", "control", "--stop-exec-queue")
+    udevadm("control", "--stop-exec-queue")
     yield
-    run("udevadm", "control", "--start-exec-queue")
+    udevadm("control", "--start-exec-queue")
 
 
 @pytest.fixture
 def with_udev() -> "Iterator[None]":
     """For tests of what is as on a host."""
-    run("udevadm", "control", "--start-exec-queue")
+    udevadm("control", "--start-exec-queue")
     yield
-    run("udevadm", "settle")
-    run("udevadm", "control", "--stop-exec-queue")
+    udevadm("settle")
+    udevadm("control", "--stop-exec-queue")
 
 
 def with_nodes(sr: str) -> str:

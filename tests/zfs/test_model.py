@@ -20,7 +20,7 @@ from tests import zvol
 from tests.client import VerbError, call_inside
 from tests.killed import kill_group
 from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
-from tests.zfs.conftest import Bench, run
+from tests.zfs.conftest import Bench, run, udevadm
 from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import pool
@@ -47,9 +47,9 @@ def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nodes_without_udev() -> "Iterator[None]":
     """udev does not look into the many zvols that come and go: it would keep them busy."""
-    run("udevadm", "control", "--stop-exec-queue")
+    udevadm("control", "--stop-exec-queue")
     yield
-    run("udevadm", "control", "--start-exec-queue")
+    udevadm("control", "--start-exec-queue")
 
 
 class Volumes(RuleBasedStateMachine):

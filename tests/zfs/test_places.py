@@ -10,7 +10,7 @@ import pytest
 
 from tests import client
 from tests.client import VerbError, call_inside, new_uuid
-from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status
+from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status, udevadm
 from zfsvol.host import lock
 from zfsvol.repository import identity
 from zfsvol.repository.sr import SR
@@ -402,7 +402,7 @@ class TestAttach:
         sr = bench.sr()
         for key in [volume(sr) for _ in range(8)]:
             run("zfs", "set", f"volmode={value}", f"{sr}/{key}")
-        run("udevadm", "settle")
+        udevadm("settle")
         assert attach({"sr_uuid": sr[3:]}) == sr
         assert [name for name in os.listdir("/dev") if name.startswith("zd")] == []
 
@@ -471,7 +471,7 @@ class TestCreate:
         key = volume(sr)
         call_inside("Datapath.attach", uri=f"zvol://{sr}/{key}", domain="u0_a")
         call_inside("Volume.snapshot", sr=sr, key=key)
-        run("udevadm", "settle")
+        udevadm("settle")
         assert len([name for name in os.listdir("/dev") if name.startswith("zd")]) == 1
         call_inside("Datapath.detach", uri=f"zvol://{sr}/{key}", domain="u0_a")
 
@@ -505,7 +505,7 @@ class TestDestroy:
         call_inside("Volume.snapshot", sr=sr, key=disk)
         run("zfs", "set", "volmode=dev", f"{sr}/{disk}")
         run("zfs", "set", "snapdev=visible", f"{sr}/{disk}")
-        run("udevadm", "settle")
+        udevadm("settle")
         (link,) = Path(f"/dev/zvol/{sr}").glob("*@*")
         run("dmsetup", "create", "--noudevsync", "zfsvolheld", "-r", "--table", f"0 2048 linear {link.resolve()} 0")
         before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", "tank")
