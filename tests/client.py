@@ -46,7 +46,7 @@ def verbs_beside(verb: str) -> "table.Verbs":
 def argv(verb: str) -> "list[str]":
     """The verb's command line, under the interpreter of ZFSVOL_PYTHON where that is set."""
     python = os.environ.get("ZFSVOL_PYTHON")
-    return [*([python] if python else []), executable(verb), "--json"]
+    return [*([python, "-S"] if python else []), executable(verb), "--json"]
 
 
 def start(verb: str, **arguments: Any) -> "subprocess.Popen[bytes]":

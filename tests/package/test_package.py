@@ -276,7 +276,7 @@ class TestPackage:
         host.change("-i", build.package)
         for path, (mode, _, _) in build.files().items():
             if mode.startswith("-") and "x" in mode:
-                assert host.at(path).read_text().splitlines()[0] == "#!/usr/bin/python3", path
+                assert host.at(path).read_text().splitlines()[0] == "#!/usr/bin/python3 -S", path
 
     def test_source_package_holds_spec_and_tarball(self, build):
         listed = run("rpm", "-qpl", build.source_package).split()
@@ -392,6 +392,8 @@ class TestInstallation:
             command, check=False, input=request, stdout=subprocess.PIPE, text=True, cwd="/", env=environment, timeout=60
         )
         assert done.returncode == 0, done.stdout
+        # Without PYTHONPATH it finds the library here.
+        assert f'sys.path.append("{SITELIB}")' in host.at(PLUGIN + "/Plugin.Query").read_text()
         answer = json.loads(done.stdout)
         contract.check_result("Plugin.Query", answer)
         assert answer["plugin"] == PLUGIN.rsplit(".", 1)[1] == "zfs-vol"
