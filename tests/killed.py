@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Runs verbs and kills them at a border between two of their child processes, with SIGKILL.
+"""Runs verbs and kills them at a border between two of their changes, with SIGKILL.
 
 Each runs in a child of this process, which is several times faster than a Python of its own, and needs no hook in the
 driver.
@@ -12,10 +12,13 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 from tests import client
-from zfsvol.host import command
+from zfsvol.host import command, files
 
 # What verbs start, and what may change a pool after the verb is gone.
 COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
+# Commands that change nothing. Between two changes a kill leaves what it leaves after the first of them.
+_READING = [("zfs", "get"), ("zfs", "list"), ("zfs", "version"), ("zpool", "get"), ("zpool", "list")]
+_READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "list")]
 
 # A child that the verb is killed under does its work so many seconds later, as in a busy pool.
 DELAY = 1.5
@@ -24,30 +27,61 @@ _SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 _REFUSED, _FAILED = 1, 2
 
 
-def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
-    """From now on this process dies before, during or after its child `number`, from 1."""
-    started: List[int] = []
+def _changes(argv: "List[str]") -> bool:
+    searches = argv[:2] == ["zpool", "import"] and "-N" not in argv
+    return not searches and "-n" not in argv and tuple(argv[:2]) not in _READING
 
-    def reached(where: str, child: int) -> None:
-        if (where, child) == (moment, number):
+
+def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
+    """From now on this process dies "before" or "after" its change `number`, from 1, or "during" its child `number`.
+
+    A change is a child that changes something, or a file that is written or removed; children that only read are not
+    counted.
+    """
+    changes = children = 0
+
+    def reached(where: str, change: int) -> None:
+        if (where, change) == (moment, number):
             die()
+
+    def next_change() -> int:
+        nonlocal changes
+        changes += 1
+        reached("before", changes)
+        return changes
 
     class Child(command.Child):
         def __init__(self, argv: "List[str]", **how: Any) -> None:
-            started.append(1)
-            self.number = len(started)
-            reached("before", self.number)
-            runs_on = (moment, number) == ("during", self.number)
+            nonlocal children
+            self.change = 0
+            if _changes(argv):
+                self.change = next_change()
+                children += 1
+            runs_on = self.change and (moment, number) == ("during", children)
             super().__init__([*_SLOWLY, *argv] if runs_on else argv, **how)
-            reached("during", self.number)
+            if runs_on:
+                die()
 
         def finish(self, *arguments: Any) -> str:
             try:
                 return super().finish(*arguments)
             finally:
-                reached("after", self.number)
+                reached("after", self.change)
+
+    def changing(function: "Callable[..., None]", happens: "Callable[..., bool]") -> "Callable[..., None]":
+        def changed(*arguments: Any) -> None:
+            if not happens(*arguments):
+                return function(*arguments)
+            change = next_change()
+            function(*arguments)
+            return reached("after", change)
+
+        return changed
 
     command.Child = Child  # type: ignore[misc]
+    files.write = changing(files.write, lambda path, content: True)
+    files.link = changing(files.link, lambda target, path: not os.path.lexists(path))
+    files.remove = changing(files.remove, os.path.lexists)
 
 
 def _run(verb: str, arguments: "Dict[str, Any]", arm: "Callable[[], None]") -> int:
@@ -79,9 +113,9 @@ def _run(verb: str, arguments: "Dict[str, Any]", arm: "Callable[[], None]") -> i
 
 
 def kill(verb: str, moment: str, number: int, arguments: "Dict[str, Any]") -> bool:
-    """Runs the verb and kills it "before", "during" or "after" its child `number`; False if it has none, and ends well.
+    """Runs the verb and kills it at a moment (see `_arm`); False if there is no such moment, and the verb ends well.
 
-    In the midst: the child runs on.
+    A child that it is killed "during" runs on.
     """
     status = _run(verb, arguments, lambda: _arm(moment, number, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     if not os.WIFSIGNALED(status):
@@ -104,15 +138,16 @@ def _die_with_all() -> None:
 
 
 def kill_points(verb: str, arguments: "Callable[[], Dict[str, Any]]") -> "Iterator[Tuple[str, int]]":
-    """Runs the verb with a kill at each border in turn, until it has no more children.
+    """Runs the verb with a kill at each border in turn, until it makes no more changes.
 
-    After each kill the caller looks; `arguments` makes what it needs for the next one.
+    After each kill the caller looks; `arguments` makes what it needs for the next one. "After" a change is what is
+    there "before" the next one: each state comes twice, so that two different calls can be the first to meet it.
     """
     number = 1
-    # Without a child of this number there is no "after" it either.
+    # Without a change of this number there is no "after" it either.
     while kill(verb, "before", number, arguments()):
         yield "before", number
-        assert kill(verb, "after", number, arguments()), f"{verb} has no child {number} the second time"
+        assert kill(verb, "after", number, arguments()), f"{verb} makes no change {number} the second time"
         yield "after", number
         number += 1
     yield "not killed", number

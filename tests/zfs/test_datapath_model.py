@@ -201,7 +201,7 @@ class Datapaths(Volumes):
         to=ANY,
         sharable=strategies.booleans(),
         kills=strategies.booleans(),
-        border=strategies.integers(1, 9),
+        border=strategies.integers(1, 6),
         after=strategies.booleans(),
     )
     def change(self, verb: str, which: int, to: int, sharable: bool, kills: bool, border: int, after: bool) -> None:
@@ -220,7 +220,7 @@ class Datapaths(Volumes):
         if verb in ("create", "snapshot", "clone") and is_full:
             verb, arguments = "destroy", {"key": key}
         if kills and verb in ("destroy", "revert", "resize"):
-            note(f"Volume.{verb}({self.name(key)}) killed {'after' if after else 'before'} child {border}")
+            note(f"Volume.{verb}({self.name(key)}) killed {'after' if after else 'before'} change {border}")
             kill_group("Volume." + verb, border, after=after, sr=self.sr, **arguments)
             self.verb("Volume." + verb, **arguments)
             self.attach_sr()
@@ -262,7 +262,7 @@ class Datapaths(Volumes):
         verb=strategies.sampled_from([*ACTIVATIONS, *RELEASES, "Datapath.attach"]),
         which=ANY,
         domain=ANY,
-        border=strategies.integers(1, 10),
+        border=strategies.integers(1, 9),
         after=strategies.booleans(),
         recovers=strategies.booleans(),
         then=strategies.sampled_from(["repeat", "detach", "activate"]),
@@ -275,7 +275,7 @@ class Datapaths(Volumes):
         key, name, users = self.any_vdi(which), self.living(domain), self.users("attached")
         if users and (verb in RELEASES or users[which % len(users)][1] not in self.model.gone):
             key, name = users[which % len(users)]
-        note(f"{verb}({self.name(key)}, {name!r}) killed {'after' if after else 'before'} child {border}")
+        note(f"{verb}({self.name(key)}, {name!r}) killed {'after' if after else 'before'} change {border}")
         kill_group(verb, border, after=after, uri=self.root.uri(key), domain=name)
         if recovers:
             self.attach_sr()

@@ -211,7 +211,7 @@ class Families(Volumes):
         which=ANY,
         to=ANY,
         verb=strategies.sampled_from(["Volume.revert", "Volume.destroy", "Volume.clone", "Volume.snapshot"]),
-        border=strategies.integers(1, 9),
+        border=strategies.integers(1, 6),
         after=strategies.booleans(),
     )
     def kill(self, which: int, to: int, verb: str, border: int, after: bool) -> None:
@@ -219,7 +219,7 @@ class Families(Volumes):
         arguments = {"key": self.any_vdi(which)}
         if verb == "Volume.revert":
             arguments["snapshot"] = self.any_vdi(to)
-        note(f"{verb}({self.name(arguments['key'])}) killed {'after' if after else 'before'} child {border}")
+        note(f"{verb}({self.name(arguments['key'])}) killed {'after' if after else 'before'} change {border}")
         kill_group(verb, border, after=after, sr=self.sr, **arguments)
         found = self.look()
         done = copy.deepcopy(self.model)
