@@ -98,7 +98,7 @@ def nothing_left(bench: Bench) -> "Iterator[None]":
 @pytest.fixture
 def file(bench: Bench) -> str:
     """A loop device: it takes what a zvol takes."""
-    return bench.disk(SIZE)
+    return bench.loop(SIZE)
 
 
 @pytest.fixture
