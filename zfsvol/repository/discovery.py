@@ -184,9 +184,24 @@ class Survey:
 
 
 def missing_devices(candidate: text.Pool) -> str:
-    """What a pool that can be imported lacks, in words; "" for nothing."""
-    ill = [device for device in candidate.devices[1:] if device.state not in (*text.GOOD, "")]
-    return ", ".join(f"{device.name} {device.state}" for device in ill)
+    """A sentence on what a pool that is not imported lacks, with a blank before it; "" for nothing."""
+    ill: "dict[str, list[str]]" = {}
+    heading = ""
+    for device in candidate.devices[1:]:
+        if device.depth == 0:
+            heading = device.name  # "logs", "cache", "spares" …: the devices below are of that class
+        elif device.state not in (*text.GOOD, ""):
+            ill.setdefault(heading, []).append(f"{device.name} {device.state}")
+    if not ill:
+        return ""
+    lacks = "; ".join(f"{heading or 'data'}: {', '.join(devices)}" for heading, devices in ill.items())
+    advice = ""
+    if list(ill) == ["logs"]:
+        advice = (
+            " If the log device is lost for good, 'zpool import -m' imports the pool without it; what was written in "
+            "the last seconds may be lost."
+        )
+    return f" Devices that are missing or damaged: {lacks}.{advice}"
 
 
 def look(given: "dict[str, str]") -> "Iterator[Sighting]":
@@ -238,8 +253,7 @@ def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "I
         log.warning(obstacle)
         yield Sighting(candidate.guid, candidate.name, None, obstacle)
     except StorageError as error:
-        lacks = missing_devices(candidate)
-        obstacle = f"The pool {candidate.name} cannot be imported{f': {lacks}' if lacks else ''}. {error}"
+        obstacle = f"The pool {candidate.name} cannot be imported.{missing_devices(candidate)} {error}"
         log.warning(obstacle)
         yield Sighting(candidate.guid, candidate.name, None, obstacle)
 

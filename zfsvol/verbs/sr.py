@@ -86,9 +86,7 @@ def _import(place: Place, given: "dict[str, str]") -> bool:
     except StorageError as error:
         if place.guid not in pools.imported():
             lacks = discovery.missing_devices(place.candidate) if place.candidate else ""
-            raise SRUnavailable(
-                f"The pool {place.root.pool} cannot be imported{f', as it lacks {lacks}' if lacks else ''}. {error}"
-            ) from None
+            raise SRUnavailable(f"The pool {place.root.pool} cannot be imported.{lacks} {error}") from None
         log.warning(f"{place.root.pool} was imported, with a complaint: {error}")
     return True
 
