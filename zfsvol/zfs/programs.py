@@ -9,7 +9,7 @@ import json
 import os
 import time
 
-from zfsvol import naming
+from zfsvol import log, naming
 from zfsvol.errors import NoSpace, StorageError
 from zfsvol.properties import key_property
 from zfsvol.zfs import changes
@@ -24,6 +24,8 @@ _REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) 
 # Datasets at a time: the pool's other changes wait meanwhile.
 _SETTLED_AT_ONCE = 100
 _SET_AT_ONCE = 1000
+
+_BOOKMARK_TRIES = 3
 
 
 class Kept:
@@ -45,17 +47,42 @@ def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
     StorageError with ZFS's own reason; then nothing has changed.
     """
     answer = _remove(pool, root, action, name)
-    while "bookmarks" in answer:
-        # They hold no data, and would have gone with the zvol if nothing had been made from it.
-        for bookmark in answer["bookmarks"].values():
-            changes.destroy(pool, bookmark)
+    for _ in range(_BOOKMARK_TRIES):
+        if "bookmarks" not in answer:
+            break
+        _destroy_newest_bookmarks(pool, answer["bookmarks"])
         answer = _remove(pool, root, action, name)
+    if "bookmarks" in answer:
+        raise StorageError("{} cannot be removed: somebody goes on making bookmarks.".format(answer["bookmarks"]))
     if "missing" in answer:
         raise Missing(answer["missing"])
     if "error" in answer:
         raise _refused(answer["error"], "{} cannot be removed".format(answer["at"]))
     # An empty table of Lua is an empty object.
+    stuck = list(dict(answer["stuck"]).values())
+    if stuck:
+        try:
+            settle(pool, root, stuck)
+        except StorageError as error:  # the VDI is gone all the same; SR.attach tries again
+            log.warning(f"{root}: bookmarks keep space of removed disks: {error}")
     return Kept(dict(answer["kept"]), list(dict(answer["foreign"]).values()))
+
+
+def _destroy_newest_bookmarks(pool: Pool, zvol: str) -> None:
+    """Destroys the bookmarks that are newer than the zvol's newest snapshot, and so forbid a roll back to that.
+
+    They hold no data, and their owners can do nothing with them: the zvol will have no newer content. Replication goes
+    on from the others.
+    """
+    argv = ["zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", "name,createtxg", "-d", "1", zvol]
+    made = {name: int(txg) for name, txg in (line.split("\t") for line in pool.read(argv).splitlines())}
+    newest = max((txg for name, txg in made.items() if "@" in name), default=0)
+    for name, txg in made.items():
+        if "#" in name and txg > newest:
+            try:
+                changes.destroy(pool, name)
+            except Missing:
+                pass  # its owner has done it
 
 
 def open_below(pool: Pool, root: str) -> "list[str]":
@@ -87,11 +114,18 @@ def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
 def settle(pool: Pool, root: str, datasets: "list[str]") -> None:
     """Destroys those of the removed zvols, and of the driver's snapshots, that nothing was made from.
 
-    What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot. All
-    at once, and nothing that is no such zvol or snapshot is touched.
+    What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot, and
+    loses the bookmarks that forbid it. All at once, and nothing that is no such zvol or snapshot is touched.
     """
-    for start in range(0, len(datasets), _SETTLED_AT_ONCE):
-        pool.change(_removal(root, "settle", *datasets[start : start + _SETTLED_AT_ONCE]))
+    todo = datasets
+    for _ in range(_BOOKMARK_TRIES):
+        stuck: "list[str]" = []
+        for start in range(0, len(todo), _SETTLED_AT_ONCE):
+            output = pool.change(_removal(root, "settle", *todo[start : start + _SETTLED_AT_ONCE]))
+            stuck += dict(json.loads(output)["return"]["stuck"]).values()
+        for zvol in stuck:
+            _destroy_newest_bookmarks(pool, zvol)
+        todo = stuck
 
 
 def _removal(root: str, *words: str) -> "list[str]":

@@ -15,14 +15,16 @@
 -- for the VDI; "replace" leaves it. The answer is a table:
 --
 --   busy      the zvol that is open: nothing was changed
---   bookmarks that are newer than the newest snapshot, which forbids the roll back: nothing was changed
+--   bookmarks the zvol that has some which are newer than its newest snapshot, which forbids the roll back: nothing was
+--             changed
 --   error     an errno of ZFS for the zvol `at`: nothing was changed
 --   missing   there is no such VDI: nothing was changed
 --   kept      zvols that are removed and needed, with the bytes of their reservations
---   foreign   those of them that have snapshots of other programs or people
+--   foreign   those of them that have snapshots, or holds, of other programs or people
+--   stuck     zvols that are removed and needed, and could not be rolled back for such bookmarks; of "settle", too
 --   open      zvols and snapshots below ROOT that something has open
 
-local EBUSY, EEXIST = 16, 17
+local EAGAIN, EBUSY, EEXIST = 11, 16, 17
 local HEX = "%x%x%x%x"
 local UUID = HEX .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. HEX .. HEX
 
@@ -60,9 +62,10 @@ local function needed(zvol)
     return found
 end
 
+-- Whether others keep the zvol: they have snapshots of it, or hold one of the driver's.
 local function has_foreign(zvol)
     for snapshot in zfs.list.snapshots(zvol) do
-        if not ours(snapshot) then
+        if not ours(snapshot) or not first(zfs.list.clones(snapshot)) then
             return true
         end
     end
@@ -79,13 +82,12 @@ end
 
 -- A removed zvol that is not needed goes, with the snapshot that it was made from if that was for it alone; then the
 -- same for the zvol of that snapshot, and so on. `is_certain`: the first is removed, though a full pool may not have
--- taken the mark.
+-- taken the mark. The answer is the zvol that bookmarks have kept from being rolled back.
 local function settle(zvol, is_certain)
     while is_certain or is_removed(zvol) do
         is_certain = false
         if needed(zvol) then
-            zfs.sync.rollback(zvol)
-            return
+            return zfs.sync.rollback(zvol) == EEXIST and zvol or nil
         end
         local origin = zfs.get_prop(zvol, "origin")
         if zfs.sync.destroy(zvol) ~= 0 then
@@ -99,7 +101,8 @@ local function settle(zvol, is_certain)
 end
 
 -- Why the zvol cannot be removed now; nil if it can. ZFS itself would roll back one that is open, and refuse to
--- destroy one that has snapshots with the same number as one that is open; from here, it tells which.
+-- destroy one that has snapshots with the same number as one that is open; from here, it tells which. It does not roll
+-- back to a snapshot that somebody has taken in this transaction group: the next group is as good as the end of a use.
 local function obstacle(zvol)
     local error
     if first(zfs.list.snapshots(zvol)) then
@@ -110,15 +113,11 @@ local function obstacle(zvol)
     else
         error = zfs.check.destroy(zvol)
     end
-    if error == EBUSY then
+    if error == EBUSY or error == EAGAIN then
         return {busy = zvol}
     end
     if error == EEXIST then
-        local bookmarks = {}
-        for bookmark in zfs.list.bookmarks(zvol) do
-            bookmarks[#bookmarks + 1] = bookmark
-        end
-        return {bookmarks = bookmarks}
+        return {bookmarks = zvol}
     end
     if error ~= 0 then
         return {error = error, at = zvol}
@@ -141,10 +140,10 @@ local function remove(zvol)
             return found
         end
     end
-    local kept, foreign = {}, {}
+    local kept, foreign, stuck = {}, {}, {}
     for _, dataset in ipairs(doomed) do
         zfs.sync.set_prop(dataset, mark, date)
-        settle(dataset, true)
+        stuck[#stuck + 1] = settle(dataset, true)
     end
     for _, dataset in ipairs(doomed) do
         if zfs.exists(dataset) then
@@ -154,7 +153,7 @@ local function remove(zvol)
             end
         end
     end
-    return {kept = kept, foreign = foreign}
+    return {kept = kept, foreign = foreign, stuck = stuck}
 end
 
 local function is_open(dataset, check)
@@ -186,6 +185,7 @@ if action == "open" then
     add_open(answer.open, root)
     return answer
 elseif action == "settle" then
+    answer = {stuck = {}}
     for index = 7, #argv do
         local dataset = argv[index]
         if zfs.exists(dataset) then
@@ -193,7 +193,7 @@ elseif action == "settle" then
             if zvol and ours(dataset) and not first(zfs.list.clones(dataset)) then
                 zfs.sync.destroy(dataset)
             end
-            settle(zvol or dataset)
+            answer.stuck[#answer.stuck + 1] = settle(zvol or dataset)
         end
     end
 else
