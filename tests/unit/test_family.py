@@ -349,16 +349,27 @@ class TestInspect:
         assert found.mend
 
     def test_removed_and_kept_by_others(self):
-        found = only_finding(
-            {
-                GRAVE: removed(written=str(MIB)),
-                f"{GRAVE}@{B}": point(),
-                f"{GRAVE}@a": point(),
-                f"{GRAVE}@b": point(),
-            }
-        )
-        assert found.text == f"{GRAVE} is removed; snapshots of another program or person keep 0.0 MiB: a, b"
-        assert found.mend is None
+        held = {**point(), "userrefs": "1"}
+        datasets = {GRAVE: removed(), f"{GRAVE}@{B}": point(), f"{GRAVE}@{C}": held, f"{GRAVE}@a": point()}
+        found = only_finding(datasets)
+        said = "is removed; snapshots or holds of another program or person keep 0.0 MiB"
+        assert found.text == f"{GRAVE} {said}: {C}, a"
+        assert (found.mend, found.is_wrong) == (None, False)
+        assert family.kept_sentence({GRAVE: removed()}, {f"{GRAVE}@{C}": held}).endswith(": holds")
+
+    def test_removed_whose_newest_snapshot_of_others_is_gone(self):
+        datasets = {GRAVE: removed(written=str(MIB)), f"{GRAVE}@a": point("tank/theirs")}
+        found = inspect(datasets)
+        assert [(finding.is_wrong, bool(finding.mend)) for finding in found] == [(False, False), (True, True)]
+        assert found[1].text == f"{GRAVE} is removed and takes {MIB} bytes for nobody"
+
+    def test_removed_that_a_killed_revert_has_left(self):
+        """Neither is to take the other's place."""
+        datasets = {A: removed(), f".revert-{A}": removed(), f"{A}@a": point(), f".revert-{A}@a": point()}
+        assert [text for text in texts(datasets) if "still has its name" in text] == [
+            f".revert-{A} is removed and still has its name",
+            f"{A} is removed and still has its name",
+        ]
 
     def test_file_systems(self):
         assert texts({A: zvol(), "mine": file_system()}) == ["mine is no disk of this SR"]
@@ -385,7 +396,7 @@ class TestPicture:
             f"│  │  └─ {uuid(0)} disk “\\xf6 \\n”: 4.0 MiB, takes 1.0 GiB",
             f"│  └─ {E} disk “disk”: 4.0 MiB, takes 0.0 MiB",
             "└─ mine, no disk: 4.0 MiB, takes 0.0 MiB",
-            "4 disks, 2 snapshots, 0 removed but needed by these; they take 1.0 GiB, 0.0 MiB of it the removed ones",
+            "4 disks, 2 snapshots, 0 removed but needed; they take 1.0 GiB, 0.0 MiB of it the removed ones",
         ]
 
     def test_of_a_removed_disk(self):
@@ -394,7 +405,7 @@ class TestPicture:
         lines = check.picture(Family(ROOT, datasets))
         assert lines[1] == f"└─ {GRAVE} “disk”, removed {WHEN}: 4.0 MiB, takes 1.0 MiB"
         assert [line[:6] for line in lines[2:-1]] == ["   ├─ "] * 3 + ["   └─ "]
-        assert lines[-1].startswith("2 disks, 2 snapshots, 1 removed but needed by these; they take 1.0 MiB, 1.0 MiB")
+        assert lines[-1].startswith("2 disks, 2 snapshots, 1 removed but needed; they take 1.0 MiB, 1.0 MiB")
 
     def test_of_an_empty_sr(self):
         assert len(check.picture(Family(ROOT, {}))) == 2

@@ -6,8 +6,9 @@ snapshot has the uuid of the VDI it was made for, and exists as long as a zvol w
 others were made from gets a name that says so. So this is all that there is below an SR's root:
 
   <uuid>              a VDI; it has the property zfsvol:name
-  <zvol>@<uuid>       what at least one zvol was made from
-  .gone-<uuid>.<n>    a removed VDI that at least one zvol was made from; it has the property zfsvol:removed
+  <zvol>@<uuid>       what at least one zvol was made from; `zfs hold` may keep it longer
+  <zvol>@<other>      a snapshot of another program or person
+  .gone-<uuid>.<n>    a removed VDI with at least one such snapshot; it has the property zfsvol:removed
   .revert-<uuid>      while Volume.revert is at work: what becomes the VDI; it is the VDI where there is no other
 """
 
@@ -18,6 +19,10 @@ from zfsvol.naming import Root
 from zfsvol.repository import vdi
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import datasets
+
+# A zvol made from another, or rolled back, that nobody has written to has less than this of its own, in bytes: the
+# blocks that describe it.
+EMPTY_CLONE = 64 << 10
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -91,9 +96,9 @@ def read(sr: SR) -> Family:
 
 
 def kept_by_others(zvols: "dict[str, dict[str, str]]", snapshots: "dict[str, dict[str, str]]") -> "list[str]":
-    """The removed zvols among some that only snapshots of other programs or people keep. Names are whole or short."""
+    """The removed zvols among some that only other programs or people keep. Names are whole or short."""
     needed = {name.partition("@")[0] for name, values in snapshots.items() if is_needed(values) and is_ours(name)}
-    foreign = {name.partition("@")[0] for name in snapshots if not is_ours(name)}
+    foreign = {name.partition("@")[0] for name, values in snapshots.items() if is_of_others(name, values)}
     return sorted(name for name in zvols if name in foreign and name not in needed)
 
 
@@ -102,8 +107,10 @@ def kept_sentence(zvols: "dict[str, dict[str, str]]", snapshots: "dict[str, dict
     kept = kept_by_others(zvols, snapshots)
     if not kept:
         return ""
-    names = {name.rpartition("@")[2] for name in snapshots if name.partition("@")[0] in kept and not is_ours(name)}
-    series = sorted({_SERIES.sub(r"\1*", name) for name in names})
+    theirs = [
+        name for name, values in snapshots.items() if name.partition("@")[0] in kept and is_of_others(name, values)
+    ]
+    series = sorted({_SERIES.sub(r"\1*", name.rpartition("@")[2]) if not is_ours(name) else "holds" for name in theirs})
     size = sum(int(zvols[name]["used"]) for name in kept)
     shown = ", ".join(series[:5]) + (" …" if len(series) > 5 else "")
     return f"{human(size)} of deleted disks ({len(kept)}) are kept by snapshots that are not the driver's: {shown}"
@@ -117,6 +124,11 @@ def human(size: int) -> str:
 def is_ours(snapshot: str) -> bool:
     """Whether the driver has made a ZFS snapshot: it names each by the uuid of the VDI that it was made for."""
     return naming.is_uuid(snapshot.rpartition("@")[2])
+
+
+def is_of_others(snapshot: str, values: "dict[str, str]") -> bool:
+    """Whether other programs or people keep a ZFS snapshot with these properties: it is theirs, or they hold it."""
+    return not is_ours(snapshot) or values.get("userrefs", "0") not in ("0", "-")
 
 
 def is_needed(values: "dict[str, str]") -> bool:

@@ -12,15 +12,16 @@ from zfsvol.zfs.pool import Missing, Pool
 
 def kept(sr: SR) -> str:
     """What deleted disks still take as snapshots of other programs keep it, in a sentence; "" for nothing."""
-    columns = ("name", "type", "used", "clones")
+    columns = ("name", "type", "used", "clones", "userrefs")
     prefix = sr.dataset + "/"
     rows = [
         row
         for row in datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
         if naming.is_grave(row[0][len(prefix) :])
     ]
-    zvols = {name: {"used": used} for name, kind, used, _ in rows if kind == "volume"}
-    snapshots = {name: {"clones": clones} for name, kind, _, clones in rows if kind == "snapshot"}
+    found = {row[0]: dict(zip(columns, row)) for row in rows}
+    zvols = {name: values for name, values in found.items() if values["type"] == "volume"}
+    snapshots = {name: values for name, values in found.items() if values["type"] == "snapshot"}
     return family.kept_sentence(zvols, snapshots)
 
 

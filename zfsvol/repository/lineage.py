@@ -104,11 +104,17 @@ def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
 
 
 def discard(sr: SR, name: str) -> None:
-    """Removes a zvol that is only half made, or that a revert has left. Idempotent."""
+    """Removes a zvol that is only half made, or that a revert has left. Idempotent.
+
+    What snapshots of others keep of it gives its name free, as that of a removed VDI does.
+    """
     try:
-        programs.remove(sr.zfs, sr.dataset, name, "discard")
+        kept = programs.remove(sr.zfs, sr.dataset, name, "discard")
     except Missing:
-        pass
+        return
+    if kept.foreign:
+        sr.note_kept(is_any=True)
+    bury(sr, kept.reserved)
 
 
 def bury(sr: SR, kept: "dict[str, int]") -> None:
@@ -120,7 +126,8 @@ def bury(sr: SR, kept: "dict[str, int]") -> None:
     for dataset, reserved in kept.items():
         if reserved:
             changes.set_properties(sr.zfs, dataset, {"refreservation": "none"})
-        _move(sr, dataset, sr.grave(dataset.rpartition("/")[2], os.urandom(4).hex()))
+        name = dataset.rpartition("/")[2]
+        _move(sr, dataset, sr.grave(naming.reverted(name) or name, os.urandom(4).hex()))
 
 
 def _move(sr: SR, dataset: str, name: str) -> None:
@@ -136,12 +143,25 @@ def _move(sr: SR, dataset: str, name: str) -> None:
 
 
 def settle_graves(sr: SR) -> None:
-    """Destroys removed zvols that nothing needs any more, as the snapshots of others that kept them are gone."""
-    rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=("name",))
-    names = [row[0] for row in rows]
-    kept = {name.partition("@")[0] for name in names if "@" in name}
-    prefix = sr.dataset + "/"
-    unneeded = [name for name in names if name not in kept and naming.is_grave(name[len(prefix) :]) and "@" not in name]
+    """Frees what removed zvols do not need any more, as snapshots of others that kept it are gone.
+
+    Where the newest of these is gone, and older ones are not, the zvol still has that one's content.
+    """
+    from zfsvol.repository import family  # for SRs that others make snapshots of
+
+    columns = ("name", "type", "written", "clones", "userrefs")
+    rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
+    found = {row[0]: dict(zip(columns, row)) for row in rows if naming.is_grave(row[0][len(sr.dataset) + 1 :])}
+    kept = {
+        name.partition("@")[0]
+        for name, values in found.items()
+        if "@" in name and (family.is_needed(values) or family.is_of_others(name, values))
+    }
+    unneeded = [
+        name
+        for name, values in found.items()
+        if "@" not in name and (name not in kept or int(values["written"]) >= family.EMPTY_CLONE)
+    ]
     if unneeded:
         programs.settle(sr.zfs, sr.dataset, unneeded)
 

@@ -13,20 +13,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-# A zvol that nobody has written to refers to less than this, in bytes; one made from another has less than this of its
-# own: the blocks that describe it.
+# A zvol that nobody has written to refers to less than this, in bytes.
 _EMPTY = 1 << 20
-_EMPTY_CLONE = 64 << 10
 
 _ROUNDS = 5
 
 
 class Finding:
-    """What is not as it should be, in a sentence. `mend` puts it right; None: only a person may."""
+    """What is not as it should be, in a sentence. `mend` puts it right; None: only a person may.
 
-    def __init__(self, text: str, mend: "Callable[[SR], object] | None" = None) -> None:
+    Not `is_wrong`: it is as others want it, and worth knowing.
+    """
+
+    def __init__(self, text: str, mend: "Callable[[SR], object] | None" = None, *, is_wrong: bool = True) -> None:
         self.text = text
         self.mend = mend
+        self.is_wrong = is_wrong
 
 
 def inspect(found: Family) -> "list[Finding]":
@@ -66,7 +68,7 @@ def _was_never_used(found: Family, name: str, values: "dict[str, str]") -> bool:
     if any(snapshot.startswith(name + "@") for snapshot in found.snapshots):
         return False
     if "origin" in values:
-        return naming.is_uuid(values["origin"].rpartition("@")[2]) and int(values["written"]) < _EMPTY_CLONE
+        return naming.is_uuid(values["origin"].rpartition("@")[2]) and int(values["written"]) < family.EMPTY_CLONE
     return int(values["logicalreferenced"]) < _EMPTY
 
 
@@ -76,22 +78,24 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
     def settle(sr: SR) -> None:
         programs.settle(sr.zfs, sr.dataset, [dataset])
 
-    own = [snapshot for snapshot in found.snapshots if snapshot.startswith(name + "@")]
-    if not any(family.is_needed(found.snapshots[snapshot]) or not family.is_ours(snapshot) for snapshot in own):
+    own = {snapshot: point for snapshot, point in found.snapshots.items() if snapshot.startswith(name + "@")}
+    theirs = [snapshot.rpartition("@")[2] for snapshot, point in own.items() if family.is_of_others(snapshot, point)]
+    is_needed = any(family.is_needed(point) and family.is_ours(snapshot) for snapshot, point in own.items())
+    if not is_needed and not theirs:
         return [Finding(f"{name} is removed and nothing needs it", settle)]
     findings = []
-    if not any(family.is_needed(found.snapshots[snapshot]) for snapshot in own):
-        # What takes its space is theirs, and they have it without the driver.
-        names = ", ".join(snapshot.rpartition("@")[2] for snapshot in own if not family.is_ours(snapshot))
+    if not is_needed:
         size = family.human(int(values["used"]))
-        findings.append(Finding(f"{name} is removed; snapshots of another program or person keep {size}: {names}"))
-    elif int(values["written"]) >= _EMPTY_CLONE:
+        text = f"{name} is removed; snapshots or holds of another program or person keep {size}: {', '.join(theirs)}"
+        findings.append(Finding(text, is_wrong=False))
+    if int(values["written"]) >= family.EMPTY_CLONE:
         findings.append(Finding("{} is removed and takes {} bytes for nobody".format(name, values["written"]), settle))
-    if naming.revert_name(name) in found.zvols:
+    heir = found.zvols.get(naming.revert_name(name))
+    if heir is not None and not vdi.is_removed(heir):
         # Another zvol is about to have this name: finish_revert does both.
         return findings
     reserved = int(values.get("refreservation", "0"))
-    if naming.is_uuid(name):
+    if naming.is_uuid(name) or naming.reverted(name):
         text = f"{name} is removed and still has its name"
         findings.append(Finding(text, lambda sr: lineage.bury(sr, {dataset: reserved})))
     elif reserved > 0:
@@ -102,7 +106,7 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
 
 def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
     zvol = name.partition("@")[0]
-    if not family.is_ours(name) or family.is_needed(values) or vdi.is_removed(found.zvols.get(zvol, {})):
+    if family.is_of_others(name, values) or family.is_needed(values) or vdi.is_removed(found.zvols.get(zvol, {})):
         return []
     dataset = found.dataset(name)
     text = f"{name} was made for a disk that is not there"

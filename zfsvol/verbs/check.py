@@ -41,14 +41,15 @@ def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
             say(line)
         left = [finding.text for finding in findings]
         for finding in before:
-            if finding.text not in left:
+            if finding.mend and finding.text not in left:
                 say(f"repaired: {finding.text}")
         for finding in findings:
-            say(f"WRONG: {finding.text}{' (--repair mends it)' if finding.mend and not mend else ''}")
-        if not before:
+            hint = " (--repair mends it)" if finding.mend and not mend else ""
+            say(f"{'WRONG' if finding.is_wrong else 'note'}: {finding.text}{hint}")
+        if not any(finding.is_wrong for finding in before):
             say("all is well")
         say("")
-        wrong += len(findings)
+        wrong += sum(finding.is_wrong for finding in findings)
     return wrong == 0
 
 
@@ -88,6 +89,6 @@ def _sums(family_: Family) -> str:
     total = sum(int(values["used"]) for values in family_.zvols.values())
     kept = sum(int(values["used"]) for values in removed)
     return (
-        f"{len(disks) - len(snapshots)} disks, {len(snapshots)} snapshots, {len(removed)} removed but needed by these; "
+        f"{len(disks) - len(snapshots)} disks, {len(snapshots)} snapshots, {len(removed)} removed but needed; "
         f"they take {family.human(total)}, {family.human(kept)} of it the removed ones"
     )

@@ -171,7 +171,7 @@ class TestCheck:
             assert "WRONG" not in output
             assert picture(sr) == before
         assert "3 removed" not in output
-        assert "2 disks, 1 snapshots, 1 removed but needed by these" in output
+        assert "2 disks, 1 snapshots, 1 removed but needed" in output
         # What was made from a disk stands below it.
         lines = output.splitlines()
         assert [line for line in lines if f".gone-{members.disk}" in line and line.startswith("└─ ")]
