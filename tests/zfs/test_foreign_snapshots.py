@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The genuine sanoid and syncoid on an SR, while its disks come and go.
+
+What they keep of deleted disks in detail is in tests/zfs/family/test_others.py. tests/run unpacks Debian's package into
+the directory that ZFSVOL_SANOID names.
+"""
+
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import threading
+from typing import Callable, Iterator
+
+import pytest
+
+from tests import client
+from tests.client import CHECKOUT, call, call_inside
+from tests.zfs.conftest import MIB, Bench, run, udevadm, wait_until
+from tests.zfs.family.relatives import (
+    check,
+    clone,
+    create,
+    destroy,
+    listed,
+    names,
+    prop,
+    refused,
+    require_content,
+    require_well,
+    revert,
+    snapshot,
+    used,
+    with_nodes,
+    write,
+)
+from zfsvol.repository import identity
+
+PACKAGE = Path(os.environ.get("ZFSVOL_SANOID", "/"))
+SANOID, SYNCOID = (str(PACKAGE / "usr/sbin" / name) for name in ("sanoid", "syncoid"))
+SETTINGS = Path("/usr/share/sanoid")
+NOT_EMPTY = "SR_BACKEND_FAILURE_39"
+SIZE = 16 * MIB
+
+# sanoid takes one at once of each kind of which it is to keep some and has none yet.
+KINDS = ("frequently", "hourly", "daily", "weekly", "monthly", "yearly")
+
+pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, and ZFSVOL_SANOID names none")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> "Iterator[None]":
+    """sanoid finds its defaults. Without udev, which would keep the nodes of zvols that come and go busy."""
+    if not SETTINGS.exists():
+        SETTINGS.symlink_to(PACKAGE / "usr/share/sanoid")
+    udevadm("control", "--stop-exec-queue")
+    yield
+    udevadm("control", "--start-exec-queue")
+    if SETTINGS.is_symlink():
+        SETTINGS.unlink()
+
+
+@pytest.fixture
+def sanoid(tmp_path: Path) -> "Callable[..., str]":
+    """Takes snapshots of a kind of an SR and of all below it, or prunes all of that kind as expired; what it says."""
+
+    def run_it(sr: str, action: str, kind: str, *settings: str) -> str:
+        # To take one, all but its kind are 0; to prune, all but its kind are more than there are.
+        wanted = dict.fromkeys(KINDS, 100 * (action == "prune"))
+        wanted[kind] = int(action == "take")
+        lines = [f"[{sr}]", "use_template = mine", "recursive = yes", "[template_mine]", "autosnap = yes"]
+        lines += ["autoprune = yes", *(f"{name} = {number}" for name, number in wanted.items()), *settings]
+        (tmp_path / "sanoid.conf").write_text("\n".join([*lines, ""]))
+        cache = tmp_path / "cache"
+        shutil.rmtree(str(cache), ignore_errors=True)  # it would not look again for a quarter of an hour
+        argv = [SANOID, "--configdir", str(tmp_path), "--cache-dir", str(cache), "--run-dir", str(tmp_path / "run")]
+        return said([*argv, "--verbose", f"--{action}-snapshots", *(["--force-prune"] if action == "prune" else [])])[1]
+
+    return run_it
+
+
+def said(argv: "list[str]") -> "tuple[int, str]":
+    """Status and output of a program."""
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return done.returncode, done.stdout.decode()
+
+
+def syncoid(source: str, target: str) -> "tuple[int, str]":
+    """Replicates all below a dataset, as docs/administration.md has it."""
+    options = ["-r", "--sendoptions=p", "--exclude=/\\.(gone|revert)-", "--no-privilege-elevation", "--compress=none"]
+    return said([SYNCOID, *options, source, target])
+
+
+def require_synced(source: str, target: str) -> None:
+    status, output = syncoid(source, target)
+    assert status == 0, output
+
+
+def snapshots(sr: str, kind: str) -> "list[str]":
+    """The zvols below the SR's root that have one of this kind."""
+    return sorted(name.partition("@")[0] for name in names(sr) if "@autosnap_" in name and name.endswith("_" + kind))
+
+
+def graves(sr: str) -> "list[str]":
+    return sorted(name for name in names(sr) if name.startswith(".gone-") and "@" not in name)
+
+
+@pytest.fixture
+def sr(bench: Bench) -> str:
+    """An SR whose zvols have device nodes."""
+    return with_nodes(bench.sr(zpool=bench.pool()))
+
+
+def attach(sr: str, uuid: str = "") -> str:
+    return str(call_inside("SR.attach", configuration={"zpool": sr.partition("/")[0], "sr_uuid": uuid or sr[-36:]}))
+
+
+class TestSanoid:
+    def test_policy(self, sr: str, sanoid: "Callable[..., str]") -> None:
+        empty = used(sr)
+        disk, other = create(sr, SIZE), create(sr, SIZE)
+        write(sr, disk, 1)
+        taken = snapshot(sr, disk)
+        sanoid(sr, "take", "yearly")
+        assert {disk, other, taken} <= set(snapshots(sr, "yearly"))
+        write(sr, disk, 2)
+        made = clone(sr, disk)
+        sanoid(sr, "take", "monthly")
+        revert(sr, disk, taken)
+        destroy(sr, other, made)
+        require_content(sr, {disk: 1, taken: 1}, SIZE)
+        # Now what is left of the removed ones gets some, too.
+        sanoid(sr, "take", "daily")
+        assert len(set(graves(sr)) & set(snapshots(sr, "daily"))) == 3
+        destroy(sr, disk, taken)
+        assert listed(sr) == {}
+        assert "autosnap_*" in call("SR.stat", sr=sr)["health"][1]
+        assert check(sr)[0] == 0
+        refused(NOT_EMPTY, "SR.destroy", sr=sr)
+        for kind in ("yearly", "monthly"):
+            output = sanoid(sr, "prune", kind)
+            assert snapshots(sr, kind) == [], output
+        destroy(sr, create(sr))
+        assert len(graves(sr)) == 5
+        output = sanoid(sr, "prune", "daily")
+        assert snapshots(sr, "daily") == [], output
+        attach(sr)
+        assert names(sr) == set()
+        wait_until(lambda: used(sr) < empty + MIB // 4, "all space")
+        call_inside("SR.destroy", sr=sr)
+
+    def test_deleted_disks_and_a_policy_that_goes_on(
+        self, sr: str, sanoid: "Callable[..., str]", tmp_path: Path
+    ) -> None:
+        """New snapshots keep what expired ones had, unless sanoid is told otherwise as docs/administration.md says."""
+        disk, other = create(sr, SIZE), create(sr, SIZE)
+        write(sr, disk, 1)
+        sanoid(sr, "take", "yearly")
+        destroy(sr, disk)
+        (grave,) = graves(sr)
+        sanoid(sr, "take", "monthly")
+        sanoid(sr, "prune", "yearly")
+        destroy(sr, create(sr))
+        assert int(prop("used", f"{sr}/{grave}")) >= MIB
+        script = tmp_path / "not-deleted"
+        text = (CHECKOUT / "docs/administration.md").read_text()
+        begin = text.index("    #!/bin/sh")
+        lines = [*text[begin : text.index("    exit 1\n", begin)].splitlines(), "    exit 1"]
+        script.write_text("\n".join(line[4:] for line in lines).replace("30 * 86400", "0") + "\n")
+        script.chmod(0o755)
+        output = sanoid(sr, "take", "daily", f"pre_snapshot_script = {script}", "no_inconsistent_snapshot = yes")
+        assert snapshots(sr, "daily") == [other], output
+        assert snapshots(sr, "monthly") == [other], output
+        destroy(sr, create(sr))
+        assert graves(sr) == []
+
+
+class TestSyncoid:
+    def test_to_another_pool_and_back(self, sr: str, bench: Bench) -> None:
+        copy = bench.pool(name="copies") + "/" + sr.partition("/")[2]
+        disk, other = create(sr, SIZE), create(sr, SIZE)
+        write(sr, disk, 1)
+        write(sr, other, 4)
+        taken = snapshot(sr, disk)
+        write(sr, disk, 2)
+        require_synced(sr, copy)
+        made = clone(sr, taken)
+        destroy(sr, other)
+        write(sr, disk, 3)
+        require_synced(sr, copy)
+        require_content(copy, {disk: 3, taken: 1, made: 1, other: 4}, SIZE)
+        assert "syncoid_*" in call("SR.stat", sr=sr)["health"][1]
+        # A reverted disk is another zvol, which has no snapshot in common with the copy of what it was.
+        revert(sr, disk, taken)
+        write(sr, made, 5)
+        status, output = syncoid(sr, copy)
+        assert status != 0
+        assert f"Target {copy}/{disk} exists but has no snapshots matching" in output
+        require_content(copy, {disk: 3, made: 5}, SIZE)
+        run("zfs", "rename", f"{copy}/{disk}", "copies/before")
+        require_synced(sr, copy)
+        expected = {disk: 1, taken: 1, made: 5}
+        require_content(copy, expected, SIZE)
+        # The original is lost. What was deleted from it is still in the copy.
+        call_inside("SR.detach", sr=sr)
+        run("zfs", "destroy", "-R", sr)
+        require_synced(copy, sr)
+        attach(sr)
+        assert set(listed(sr)) == {*expected, other}
+        require_content(sr, {**expected, other: 4}, SIZE)
+        require_well(sr)
+        # The copy beside it.
+        run_identity(copy)
+        (beside,) = run("zfs", "list", "-H", "-o", "name", "-d", "1", "-t", "filesystem", "copies").split()[1:]
+        attach(beside)
+        assert set(listed(beside)) == {identity.derived(beside[-36:], key) for key in (*expected, other)}
+        require_content(beside, {identity.derived(beside[-36:], key): seed for key, seed in expected.items()}, SIZE)
+        revert(beside, *(identity.derived(beside[-36:], key) for key in (disk, taken)))
+
+
+def run_identity(dataset: str) -> None:
+    """`python3 -m zfsvol identity`."""
+    python = os.environ.get("ZFSVOL_PYTHON", sys.executable)
+    subprocess.run([python, "-m", "zfsvol", "identity", dataset], check=True, env=client.environment(), timeout=120)
+
+
+@contextmanager
+def again_and_again(action: "Callable[[], None]") -> "Iterator[list[int]]":
+    """Repeats the action beside what is within; how often it has ended."""
+    enough, rounds = threading.Event(), [0]
+
+    def keep_at_it() -> None:
+        while not enough.is_set():
+            action()
+            rounds[0] += 1
+
+    worker = threading.Thread(target=keep_at_it)
+    worker.start()
+    try:
+        yield rounds
+    finally:
+        enough.set()
+        worker.join()
+    assert rounds[0] > 0
+
+
+def test_verbs_while_both_are_at_work(sr: str, bench: Bench, sanoid: "Callable[..., str]") -> None:
+    copies = bench.pool(name="copies")
+
+    def both() -> None:
+        # Disks that go while they work are not there for them any more: they say so and go on.
+        sanoid(sr, "take", "hourly")
+        syncoid(sr, f"{copies}/copy")
+        sanoid(sr, "prune", "hourly")
+
+    alive: "dict[str, int]" = {}
+    with again_and_again(both) as rounds:
+        number = 0
+        while number < 8 or rounds[0] < 2:
+            number += 1
+            disk = create(sr, SIZE)
+            write(sr, disk, number)
+            taken = snapshot(sr, disk)
+            write(sr, disk, number + 1000)
+            made = clone(sr, disk)
+            held = {disk: number + 1000, taken: number, made: number + 1000}
+            if number % 2:
+                revert(sr, disk, taken)
+                held[disk] = number
+            stays = [*held][number % 3]
+            destroy(sr, *(key for key in held if key != stays))
+            alive[stays] = held[stays]
+            if len(alive) > 3:
+                destroy(sr, *[*alive][:2])
+                alive = {key: alive[key] for key in [*alive][2:]}
+            assert set(listed(sr)) == set(alive)
+    require_content(sr, alive, SIZE)
+    destroy(sr, *alive)
+    for name in sorted(names(sr)):
+        if "@autosnap_" in name or "@syncoid_" in name:
+            run("zfs", "destroy", f"{sr}/{name}")
+    attach(sr)
+    assert names(sr) == set()
