@@ -8,6 +8,7 @@ the directory that ZFSVOL_SANOID names.
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.zfs.family.relatives import (
     clone,
     create,
     destroy,
+    graves,
     listed,
     names,
     prop,
@@ -99,12 +101,9 @@ def require_synced(source: str, target: str) -> None:
 
 
 def snapshots(sr: str, kind: str) -> "list[str]":
-    """The zvols below the SR's root that have one of this kind."""
-    return sorted(name.partition("@")[0] for name in names(sr) if "@autosnap_" in name and name.endswith("_" + kind))
-
-
-def graves(sr: str) -> "list[str]":
-    return sorted(name for name in names(sr) if name.startswith(".gone-") and "@" not in name)
+    """The zvols of the SR that have one of this kind."""
+    found = run("zfs", "list", "-H", "-o", "name", "-t", "snapshot", "-r", sr)
+    return sorted(re.findall(rf"^({sr}/.*)@autosnap_.*_{kind}$", found, re.MULTILINE))
 
 
 @pytest.fixture
@@ -113,8 +112,8 @@ def sr(bench: Bench) -> str:
     return with_nodes(bench.sr(zpool=bench.pool()))
 
 
-def attach(sr: str, uuid: str = "") -> str:
-    return str(call_inside("SR.attach", configuration={"zpool": sr.partition("/")[0], "sr_uuid": uuid or sr[-36:]}))
+def attach(sr: str) -> None:
+    call_inside("SR.attach", configuration={"zpool": sr.partition("/")[0], "sr_uuid": sr[-36:]})
 
 
 class TestSanoid:
@@ -124,7 +123,7 @@ class TestSanoid:
         write(sr, disk, 1)
         taken = snapshot(sr, disk)
         sanoid(sr, "take", "yearly")
-        assert {disk, other, taken} <= set(snapshots(sr, "yearly"))
+        assert snapshots(sr, "yearly") == sorted(f"{sr}/{key}" for key in (disk, other, taken))
         write(sr, disk, 2)
         made = clone(sr, disk)
         sanoid(sr, "take", "monthly")
@@ -163,7 +162,7 @@ class TestSanoid:
         sanoid(sr, "take", "monthly")
         sanoid(sr, "prune", "yearly")
         destroy(sr, create(sr))
-        assert int(prop("used", f"{sr}/{grave}")) >= MIB
+        assert int(prop("used", grave)) >= MIB
         script = tmp_path / "not-deleted"
         text = (CHECKOUT / "docs/administration.md").read_text()
         begin = text.index("    #!/bin/sh")
@@ -171,8 +170,7 @@ class TestSanoid:
         script.write_text("\n".join(line[4:] for line in lines).replace("30 * 86400", "0") + "\n")
         script.chmod(0o755)
         output = sanoid(sr, "take", "daily", f"pre_snapshot_script = {script}", "no_inconsistent_snapshot = yes")
-        assert snapshots(sr, "daily") == [other], output
-        assert snapshots(sr, "monthly") == [other], output
+        assert snapshots(sr, "daily") == snapshots(sr, "monthly") == [f"{sr}/{other}"], output
         destroy(sr, create(sr))
         assert graves(sr) == []
 
@@ -212,18 +210,14 @@ class TestSyncoid:
         require_content(sr, {**expected, other: 4}, SIZE)
         require_well(sr)
         # The copy beside it.
-        run_identity(copy)
+        python = os.environ.get("ZFSVOL_PYTHON", sys.executable)
+        argv = [python, "-m", "zfsvol", "identity", copy]
+        subprocess.run(argv, check=True, env=client.environment(), timeout=120)
         (beside,) = run("zfs", "list", "-H", "-o", "name", "-d", "1", "-t", "filesystem", "copies").split()[1:]
         attach(beside)
         assert set(listed(beside)) == {identity.derived(beside[-36:], key) for key in (*expected, other)}
         require_content(beside, {identity.derived(beside[-36:], key): seed for key, seed in expected.items()}, SIZE)
         revert(beside, *(identity.derived(beside[-36:], key) for key in (disk, taken)))
-
-
-def run_identity(dataset: str) -> None:
-    """`python3 -m zfsvol identity`."""
-    python = os.environ.get("ZFSVOL_PYTHON", sys.executable)
-    subprocess.run([python, "-m", "zfsvol", "identity", dataset], check=True, env=client.environment(), timeout=120)
 
 
 @contextmanager

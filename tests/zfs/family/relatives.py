@@ -124,6 +124,12 @@ def buried(sr: str) -> "set[str]":
     return {name[len(".gone-") :].split(".")[0] for name in names(sr) if re.match(r"\.gone-[^@]+\Z", name)}
 
 
+def graves(sr: str) -> "list[str]":
+    """The zvols of removed VDIs."""
+    found = run("zfs", "list", "-H", "-o", "name", "-t", "volume", "-r", sr).split()
+    return sorted(name for name in found if name.startswith(f"{sr}/.gone-"))
+
+
 def prop(name: str, dataset: str) -> str:
     return run("zfs", "get", "-Hp", "-o", "value", name, dataset).strip()
 

@@ -20,6 +20,7 @@ from tests.zfs.family.relatives import (
     create,
     destroy,
     findings,
+    graves,
     listed,
     names,
     prop,
@@ -274,12 +275,6 @@ class TestSnapshotsOfOthers:
         run("zfs", "release", "mine", f"{graves(sr)[0]}@{taken}")
         destroy(sr, create(sr))
         assert names(sr) == set()
-
-
-def graves(sr: str) -> "list[str]":
-    """The zvols of removed VDIs."""
-    found = run("zfs", "list", "-H", "-o", "name", "-t", "volume", "-r", sr).split()
-    return sorted(name for name in found if name.startswith(f"{sr}/.gone-"))
 
 
 def bookmark(dataset: str, name: str) -> None:
