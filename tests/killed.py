@@ -137,21 +137,23 @@ def _die_with_all() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def kill_points(verb: str, arguments: "Callable[[], Dict[str, Any]]") -> "Iterator[Tuple[str, int]]":
+def kill_points(
+    verb: str, arguments: "Callable[[], Dict[str, Any]]", *, twice: bool = False
+) -> "Iterator[Tuple[str, int]]":
     """Runs the verb with a kill at each border in turn, until it makes no more changes.
 
-    After each kill the caller looks; `arguments` makes what it needs for the next one. "After" a change is what is
-    there "before" the next one: each state comes twice, so that two different calls can be the first to meet it.
+    After each kill the caller looks; `arguments` makes what it needs for the next one. "Before" a change is what was
+    there "after" the last one: `twice` has the verb killed at both, for two different calls to be the first to meet it.
     """
     number = 1
-    # Without a change of this number there is no "after" it either.
-    while kill(verb, "before", number, arguments()):
-        yield "before", number
-        assert kill(verb, "after", number, arguments()), f"{verb} makes no change {number} the second time"
-        yield "after", number
+    while True:
+        for moment in ("before", "after") if twice or number == 1 else ("after",):
+            if not kill(verb, moment, number, arguments()):
+                assert number > 1, f"{verb} was never killed"
+                yield "not killed", number
+                return
+            yield moment, number
         number += 1
-    yield "not killed", number
-    assert number > 1, f"{verb} was never killed"
 
 
 def wait_for_children() -> None:

@@ -22,7 +22,7 @@ from tests.lab.workload import BLOCK
 from tests.model import GRANULE, Model, Refused, checksum, noise, observed, without_lost
 from zfsvol.naming import Root
 
-ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "3"))
+ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
 DATAPATH_ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
 

@@ -46,7 +46,7 @@ def test_repeated(disk: Disk, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["attach", "activate"])
 def test_undone(disk: Disk, verb: str) -> None:
     """Each state is met by detach and by SR.attach."""
-    for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb)):
+    for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb), twice=True):
         if point[0] == "after":
             assert call_inside("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
         detached(disk, GUEST)

@@ -38,7 +38,7 @@ from zfsvol.zfs import datasets
 
 __all__ = ["busy_at_once", "nodes_without_udev"]
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "70"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 STEPS_EACH = 40
 LOOK_EVERY = 6
 FEW = 3

@@ -137,7 +137,7 @@ def test_sr_attach_detach_and_probe(bench: Bench, form: str) -> None:
     if form == "zpool":
         return  # SR.probe does not ask whose the pool is
     # Each state is met by SR.probe and by SR.attach.
-    for moment, _ in kill_points("SR.probe", exported):
+    for moment, _ in kill_points("SR.probe", exported, twice=True):
         if moment != "after":
             assert [found["sr"]["sr"] for found in call("SR.probe", configuration=configuration)] == [sr]
             assert state_of(pool) == ""
@@ -291,7 +291,7 @@ class Reverted:
 def test_volume_revert(sr: str) -> None:
     made = Reverted(sr)
     sizes: "list[int]" = []
-    for moment, number in kill_points("Volume.revert", lambda: made.renew() if sizes else made.arguments()):
+    for moment, number in kill_points("Volume.revert", lambda: made.renew() if sizes else made.arguments(), twice=True):
         # Whoever comes first ends what the killed one has begun.
         first, second = (made.stat, made.look) if moment == "before" else (made.look, made.stat)
         sizes.append(first())

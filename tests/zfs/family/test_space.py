@@ -119,7 +119,7 @@ class TestFullPool:
         texts: "dict[str, str]" = {}
         with pytest.raises(VerbError) as caught:  # noqa: PT012 - the first that does not fit
             for number in range(1000):
-                text = os.urandom(200000).hex()
+                text = os.urandom(50000).hex()
                 set_key(sr, disk, str(number), text)
                 texts[str(number)] = text
         assert caught.value.code == FULL
