@@ -27,11 +27,11 @@ _NEVER = "600"  # seconds
 # The guest that keeps the disk busy: blocks that do not compress, written and flushed.
 _WRITER = """
 import os, sys, time
-block = os.urandom(1 << 20)
+block = os.urandom(4 << 20)
 disk = os.open(sys.argv[1], os.O_WRONLY)
 number = 0
 while True:
-    os.pwrite(disk, block, number % 1024 * len(block))
+    os.pwrite(disk, block, number % 256 * len(block))
     os.fsync(disk)
     number += 1
     time.sleep(0.1)
@@ -196,7 +196,7 @@ def _never_by_itself() -> "Iterator[None]":
 
 @contextmanager
 def _busy() -> "Iterator[None]":
-    """Somebody writes to another zvol of the pool, a MiB at a time, and flushes."""
+    """Somebody writes to another zvol of the pool, 4 MiB at a time, and flushes."""
     run("zfs", "create", "-s", "-V", "1G", "-o", "volmode=dev", f"{POOL}/writer")
     node = f"/dev/zvol/{POOL}/writer"
     while not os.path.exists(node):
