@@ -31,7 +31,7 @@ class Attachment:
         """Who has activated it and is given it in this way."""
         return [domain for domain in self.active if way(domain) == how]
 
-    def settle(self) -> None:
+    def drop_dead(self) -> None:
         """Whom a dead tapdisk has served is served no more."""
         if self.is_dead:
             for domain in self.users(TAPDISK):
@@ -77,7 +77,7 @@ class Datapath(Model):
 
     def _activate(self, key: str, domain: str, mode: str) -> None:
         found, vdi = self.attach(key, domain), self.vdis[key]
-        found.settle()
+        found.drop_dead()
         if vdi.is_snapshot:
             mode = READ
         elif found.active.get(domain) == WRITE:
@@ -95,16 +95,16 @@ class Datapath(Model):
 
     def deactivate(self, key: str, domain: str) -> None:
         found = self.users_of(key)
-        for known in self._meant(found, domain):
+        for known in self._addressed(found, domain):
             found.deactivate(known)
 
     def detach(self, key: str, domain: str) -> None:
         found = self.users_of(key)
-        for known in self._meant(found, domain):
+        for known in self._addressed(found, domain):
             found.detach(known)
         self._forget_unused(key)
 
-    def _meant(self, found: Attachment, domain: str) -> "List[str]":
+    def _addressed(self, found: Attachment, domain: str) -> "List[str]":
         return [domain] if domain else sorted(found.attached & self.gone)
 
     def _drop_gone(self, found: Attachment, domains: "List[str]") -> None:
@@ -118,7 +118,7 @@ class Datapath(Model):
     def recover(self) -> None:
         """What SR.attach does."""
         for key, found in list(self.attachments.items()):
-            found.settle()
+            found.drop_dead()
             self._drop_gone(found, list(found.attached))
             self._forget_unused(key)
 
@@ -127,7 +127,7 @@ class Datapath(Model):
         super().require_idle(key)
         found = self.users_of(key)
         if any(found.users(how) for how in served_by):
-            found.settle()
+            found.drop_dead()
             self._drop_gone(found, list(found.attached))
         self._forget_unused(key)
         if any(found.users(how) for how in served_by):

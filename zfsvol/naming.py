@@ -85,10 +85,10 @@ class Root:
         return _SCHEME + self.volume(uuid).replace(" ", "%20")
 
 
-def root_for(configuration: "dict[str, str]", uuid: str) -> Root:
+def root_for(given: "dict[str, str]", uuid: str) -> Root:
     """The root of the SR `uuid` as its device-config places it. Raises InvalidArgument."""
     require_uuid(uuid, "The SR's uuid")
-    parent = configuration.get("zpool")
+    parent = given.get("zpool")
     if parent is None:
         return Root(PREFIX + uuid)
     require_dataset_name(parent)
@@ -144,8 +144,8 @@ def require_dataset_name(name: str) -> None:
         raise InvalidArgument(f"'{name}' is not the name of a pool or of a dataset in one.")
 
 
-def require_uuid(uuid: str, what: str) -> str:
-    """`uuid` itself. Raises InvalidArgument; `what` names the argument in the sentence."""
+def require_uuid(uuid: str, argument: str) -> str:
+    """`uuid` itself. Raises InvalidArgument; `argument` names it in the sentence."""
     if not is_uuid(uuid):
-        raise InvalidArgument(f"{what} '{uuid}' is not a uuid.")
+        raise InvalidArgument(f"{argument} '{uuid}' is not a uuid.")
     return uuid

@@ -14,7 +14,7 @@ from tests import blktap, zvol
 from tests.client import VerbError
 from tests.client import call_inside as call
 from tests.zfs.conftest import MIB, run
-from zfsvol.repository import record as leases
+from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository.sr import SR
 
@@ -80,8 +80,8 @@ class Disk:
         return Disk(self.sr, self.volume(verb))
 
     @property
-    def record(self) -> "leases.Record":
-        return leases.read(SR(self.sr), self.key)
+    def record(self) -> "records.Record":
+        return records.read(SR(self.sr), self.key)
 
     @property
     def saved(self) -> "Dict[str, Any]":

@@ -39,7 +39,7 @@ from tests.zfs.disk import (
     refused,
 )
 from zfsvol.host import blockdevice
-from zfsvol.repository import record as leases
+from zfsvol.repository import record as records
 
 _BLKGETSIZE64 = 0x80081272
 # What writes to a read-only device are answered with.
@@ -241,7 +241,7 @@ class TestLeases:
             before = disk.saved
             with refused(IN_USE) as sentence:
                 disk.verb(verb, other)
-            assert leases.called(holder) in sentence[0]
+            assert records.called(holder) in sentence[0]
             assert disk.saved == before
             disk.verb("deactivate", holder)
             disk.verb(verb, other)
@@ -435,11 +435,11 @@ class TestVolumeVerbs:
         for verb in ("destroy", "revert"):
             with refused(IN_USE) as sentence:
                 disk.volume(verb, **({"snapshot": frozen.key} if verb == "revert" else {}))
-            assert leases.called(domain) in sentence[0]
+            assert records.called(domain) in sentence[0]
             assert f"was not {verb.rstrip('y')}" in sentence[0].replace("destroyed", "destroed")
         with refused(SR_IN_USE) as sentence:
             call("SR.detach", sr=disk.sr)
-        assert leases.called(domain) in sentence[0]
+        assert records.called(domain) in sentence[0]
         with refused(SR_IN_USE):
             call("SR.destroy", sr=disk.sr)
         disk.verb("deactivate", domain)

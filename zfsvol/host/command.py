@@ -34,7 +34,7 @@ _KILL_LIMIT = 2
 _LOOK_INTERVAL = 1
 
 _CHUNK = 1 << 18  # bytes
-_TOLD = 300  # characters of a command line in a sentence
+_LONGEST_SHOWN = 300  # characters of a command line in a message
 
 
 class CommandFailed(StorageError):
@@ -42,7 +42,7 @@ class CommandFailed(StorageError):
 
     def __init__(self, argv: "list[str]", status: int, stderr: str) -> None:
         said = " ".join(stderr.split()) or "it gave no reason"
-        super().__init__(f"'{_told(argv)}' failed with status {status}: {said}")
+        super().__init__(f"'{_short(argv)}' failed with status {status}: {said}")
         self.argv = argv
         self.status = status
         self.stderr = stderr
@@ -53,14 +53,14 @@ class CommandTimeout(StorageError):
 
     def __init__(self, argv: "list[str]", seconds: float) -> None:
         super().__init__(
-            f"'{_told(argv)}' did not end within {seconds:.0f} seconds and was given up. Look at 'zpool status' and "
+            f"'{_short(argv)}' did not end within {seconds:.0f} seconds and was given up. Look at 'zpool status' and "
             "the kernel's log for a disk that does not answer; what was asked may still be done later."
         )
 
 
-def _told(argv: "list[str]") -> str:
+def _short(argv: "list[str]") -> str:
     line = " ".join(argv)
-    return line if len(line) <= _TOLD else line[:_TOLD] + " …"
+    return line if len(line) <= _LONGEST_SHOWN else line[:_LONGEST_SHOWN] + " …"
 
 
 class Child:
@@ -186,7 +186,7 @@ class Child:
         try:
             self._process.wait(_KILL_LIMIT)
         except subprocess.TimeoutExpired:
-            log.warning(f"left behind, not to be killed: pid {self._process.pid} {_told(self.argv)}")
+            log.warning(f"left behind, not to be killed: pid {self._process.pid} {_short(self.argv)}")
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

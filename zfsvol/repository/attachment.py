@@ -26,7 +26,7 @@ from zfsvol.zfs.pool import Missing
 
 BLKBACK = "blkback"
 
-_UNTOLD = ""  # in the place of the node that the domain was given
+_NOT_GIVEN = ""  # in the place of the node that the domain was given
 
 # Links that are there while the VDI is activated. The first leads to the zvol's node, and is what tapdisk is told to
 # open. The second contains the first: there rrdp-iostat looks which VDI a tapdisk serves by the path that tapdisk was
@@ -55,19 +55,19 @@ def _tapdisk(record: Record) -> Tapdisk:
 # --- attach
 
 
-def attach(record: Record, domain: str, *, told: bool) -> None:
-    """The domain is in the record, and the zvol's node is there. `told`: the domain learns now which node that is.
+def attach(record: Record, domain: str, *, gives_node: bool) -> None:
+    """The domain is in the record, and the zvol's node is there. `gives_node`: the caller passes the node on to it.
 
     Raises VDIUnavailable, SRUnavailable, NodeMissing, InvalidArgument: then the record is as it was.
     """
     is_new = domain not in record.attached
     if is_new:
         # A guest that was never detached would pin cached settings.
-        _end_gone(record, [other for other in record.attached if other not in record.active])
+        _detach_gone(record, [other for other in record.attached if other not in record.active])
         if not record.attached:
             _look(record)
         by_node = records.is_dom0(domain) or (records.is_guest(domain) and _datapath(record) == BLKBACK)
-        record.attached[domain] = _UNTOLD if by_node else TAPDISK
+        record.attached[domain] = _NOT_GIVEN if by_node else TAPDISK
         record.save()
     try:
         # What a tapdisk has open is this zvol's node for sure.
@@ -80,7 +80,7 @@ def attach(record: Record, domain: str, *, told: bool) -> None:
         if isinstance(error, Missing):
             record.sr.vdi(record.key)  # it says whether the disk is missing, or the SR
         raise
-    if record.way(domain) == NODE and (told or record.attached[domain] == _UNTOLD):
+    if record.way(domain) == NODE and (gives_node or record.attached[domain] == _NOT_GIVEN):
         record.attached[domain] = str(record.node)
         record.save()
 
@@ -139,7 +139,7 @@ def activate(record: Record, domain: str, mode: str) -> None:
     elif record.active.get(domain) == WRITE:
         mode = WRITE
     obstacles = record.obstacles(domain, mode)
-    if obstacles and _end_gone(record, obstacles):
+    if obstacles and _detach_gone(record, obstacles):
         obstacles = record.obstacles(domain, mode)
     if obstacles:
         raise VDIInUse(
@@ -253,14 +253,14 @@ def addressed(record: Record, domain: str) -> "list[str]":
     return [domain] if domain else [*(known for known in record.attached if not known), *_gone(list(record.attached))]
 
 
-def end_dead(record: Record) -> None:
+def drop_dead(record: Record) -> None:
     """Ends the leases of those whose tapdisk or whose VM is gone. It may take long. Raises as `deactivate`."""
     drop_served_by_dead(record)
     for domain in addressed(record, ""):
-        _end(record, domain)
+        _detach_vanished(record, domain)
 
 
-def end_all(record: Record) -> None:
+def detach_all(record: Record) -> None:
     """Takes back what all domains were given: where the pool has just been imported, none of them can be alive."""
     for domain in list(record.attached):
         detach(record, domain)
@@ -277,18 +277,18 @@ def drop_served_by_dead(record: Record) -> None:
             deactivate(record, domain)
 
 
-def _end_gone(record: Record, domains: "list[str]") -> bool:
+def _detach_gone(record: Record, domains: "list[str]") -> bool:
     """Takes back what VMs among the domains were given that are gone; whether there were any.
 
     The client swallows the errors of a deactivate or detach, and does not repeat it.
     """
     gone = _gone(domains)
     for domain in gone:
-        _end(record, domain)
+        _detach_vanished(record, domain)
     return bool(gone)
 
 
-def _end(record: Record, domain: str) -> None:
+def _detach_vanished(record: Record, domain: str) -> None:
     log.warning(f"{record.zvol}: {records.called(domain)} is gone; its lease ends")
     detach(record, domain)
 
@@ -308,7 +308,7 @@ def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (N
     `served_by`: who is in the way.
     """
     if _users(record, served_by):
-        end_dead(record)
+        drop_dead(record)
     users = _users(record, served_by)
     if users:
         raise VDIInUse(

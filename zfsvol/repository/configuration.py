@@ -81,12 +81,12 @@ KEYS = {
 PLACES = tuple(name for name, key in KEYS.items() if key.kind == PLACE)
 
 
-def check(configuration: "dict[str, str]") -> "dict[str, str]":
+def check(given: "dict[str, str]") -> "dict[str, str]":
     """A configuration for SR.create, checked, its values in the form that ZFS takes.
 
     Raises InvalidArgument and DeviceMissing; looks at no device and no pool.
     """
-    values = dict(configuration)
+    values = dict(given)
     if "volblocksize" in values:
         values["volblocksize"] = _in_bytes(values["volblocksize"])
     for name, value in values.items():

@@ -72,7 +72,7 @@ def locate(given: "dict[str, str]") -> Place:
         return _locate(naming.root_for(given, uuid), given)
     if not any(given.get(name) for name in configuration.PLACES):
         raise DeviceMissing
-    found = [(sighting, root) for sighting in look(given) for root in roots(sighting) if is_meant(root, given)]
+    found = [(sighting, root) for sighting in look(given) for root in roots(sighting) if matches(root, given)]
     if not found:
         raise SRUnavailable(
             "No SR is found on what device-config names. 'xe sr-probe type=zfs-vol' lists all there are."
@@ -96,7 +96,7 @@ def roots(sighting: Sighting) -> "list[Root]":
     return [Root(dataset) for dataset, uuid in named if naming.is_root(dataset) and Root(dataset).uuid == uuid]
 
 
-def is_meant(root: Root, given: "dict[str, str]") -> bool:
+def matches(root: Root, given: "dict[str, str]") -> bool:
     """Whether a device-config can mean an SR, by its uuid and by the pool or dataset that it is in."""
     parent = root.dataset.rpartition("/")[0]
     if given.get("sr_uuid", root.uuid) != root.uuid:

@@ -55,7 +55,7 @@ def make(sr: SR, source: VDI, name: str, uuid: str, values: "dict[str, str]") ->
         try:
             changes.clone(sr.zfs, base, sr.volume(name), values)
         except StorageError:
-            programs.settle(sr.zfs, sr.dataset, [base])
+            programs.prune(sr.zfs, sr.dataset, [base])
             raise
     except NoSpace as error:
         raise NoSpace(
@@ -142,7 +142,7 @@ def _move(sr: SR, dataset: str, name: str) -> None:
             time.sleep(_SPACE_PAUSE)
 
 
-def settle_graves(sr: SR) -> None:
+def prune_graves(sr: SR) -> None:
     """Frees what removed zvols do not need any more, as snapshots of others that kept it are gone.
 
     Where the newest of these is gone, and older ones are not, the zvol still has that one's content.
@@ -163,7 +163,7 @@ def settle_graves(sr: SR) -> None:
         if "@" not in name and (name not in kept or int(values["written"]) >= family.EMPTY_CLONE)
     ]
     if unneeded:
-        programs.settle(sr.zfs, sr.dataset, unneeded)
+        programs.prune(sr.zfs, sr.dataset, unneeded)
 
 
 def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:

@@ -76,8 +76,8 @@ def require_closed(sr: SR) -> None:
     if opened:
         users = blockdevice.open_zvols(sr.dataset)
         names = (name[len(sr.dataset) + 1 :] for name in opened)
-        told = (f"{name} by {', '.join(users.get(name, ['the kernel or a VM']))}" for name in names)
-        raise SRInUse(f"The SR {sr.uuid} is in use. These are open: {'; '.join(told)}.")
+        listed = (f"{name} by {', '.join(users.get(name, ['the kernel or a VM']))}" for name in names)
+        raise SRInUse(f"The SR {sr.uuid} is in use. These are open: {'; '.join(listed)}.")
 
 
 def release(sr: SR) -> None:

@@ -75,21 +75,21 @@ def _was_never_used(found: Family, name: str, values: "dict[str, str]") -> bool:
 def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
     dataset = found.dataset(name)
 
-    def settle(sr: SR) -> None:
-        programs.settle(sr.zfs, sr.dataset, [dataset])
+    def prune(sr: SR) -> None:
+        programs.prune(sr.zfs, sr.dataset, [dataset])
 
     own = {snapshot: point for snapshot, point in found.snapshots.items() if snapshot.startswith(name + "@")}
     theirs = [snapshot.rpartition("@")[2] for snapshot, point in own.items() if family.is_of_others(snapshot, point)]
     is_needed = any(family.is_needed(point) and family.is_ours(snapshot) for snapshot, point in own.items())
     if not is_needed and not theirs:
-        return [Finding(f"{name} is removed and nothing needs it", settle)]
+        return [Finding(f"{name} is removed and nothing needs it", prune)]
     findings = []
     if not is_needed:
         size = family.human(int(values["used"]))
         text = f"{name} is removed; snapshots or holds of another program or person keep {size}: {', '.join(theirs)}"
         findings.append(Finding(text, is_wrong=False))
     if int(values["written"]) >= family.EMPTY_CLONE:
-        findings.append(Finding("{} is removed and takes {} bytes for nobody".format(name, values["written"]), settle))
+        findings.append(Finding("{} is removed and takes {} bytes for nobody".format(name, values["written"]), prune))
     heir = found.zvols.get(naming.revert_name(name))
     if heir is not None and not vdi.is_removed(heir):
         # Another zvol is about to have this name: finish_revert does both.
@@ -110,7 +110,7 @@ def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "li
         return []
     dataset = found.dataset(name)
     text = f"{name} was made for a disk that is not there"
-    return [Finding(text, lambda sr: programs.settle(sr.zfs, sr.dataset, [dataset]))]
+    return [Finding(text, lambda sr: programs.prune(sr.zfs, sr.dataset, [dataset]))]
 
 
 def repair(sr: SR) -> "list[Finding]":

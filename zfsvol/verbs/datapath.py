@@ -27,7 +27,7 @@ def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
     Raises InvalidArgument, VDIUnavailable, SRUnavailable, NodeMissing.
     """
     with _record(uri) as record:
-        attachment.attach(record, domain, told=True)
+        attachment.attach(record, domain, gives_node=True)
         return {"implementations": _implementations(record, domain)}
 
 
@@ -46,7 +46,7 @@ def activate_readonly(dbg: str, uri: str, domain: str) -> None:
 
 def _activate(uri: str, domain: str, mode: str) -> None:
     with _record(uri) as record:
-        attachment.attach(record, domain, told=False)
+        attachment.attach(record, domain, gives_node=False)
         attachment.activate(record, domain, mode)
 
 

@@ -109,7 +109,7 @@ def _take(sr: SR, guid: str, given: "dict[str, str]", *, is_new: bool) -> None:
         _mount_all(sr)
     if sr.attached_from not in (None, guid):
         sr.forget_records()  # of another pool of this name
-    release.for_each(sr, attachment.end_all if is_new else attachment.end_dead)
+    release.for_each(sr, attachment.detach_all if is_new else attachment.drop_dead)
     with sr.locked(ALONE):
         repair.repair(sr)
         release.hide_unused(sr)
@@ -161,7 +161,7 @@ def detach(dbg: str, sr: str) -> None:
         return
     found.zfs.require()
     with lock.pool(found.guid):
-        release.for_each(found, attachment.end_dead)
+        release.for_each(found, attachment.drop_dead)
         with release.AllLocked(found), found.locked(ALONE):
             release.release(found)
             if found.owns_pool:
@@ -202,7 +202,7 @@ def destroy(dbg: str, sr: str) -> None:
     """
     found = srs.find(sr)
     with lock.pool(found.guid):
-        release.for_each(found, attachment.end_dead)
+        release.for_each(found, attachment.drop_dead)
         with release.AllLocked(found), found.locked(ALONE):
             found.read()
             release.require_inactive(found)
@@ -276,7 +276,7 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
     found: "list[dict[str, Any]]" = []
     for sighting in discovery.look(configuration):
         for root in discovery.roots(sighting):
-            if discovery.is_meant(root, configuration):
+            if discovery.matches(root, configuration):
                 found.append(_probed(sighting, root, configuration))
         if sighting.obstacle is not None and not naming.is_root(sighting.name):
             # Whether an SR is on it, nobody can tell.

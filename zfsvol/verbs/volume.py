@@ -205,7 +205,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
             record.forget()
             _tidy(found, key, lambda: lineage.bury(found, kept))
             if found.may_keep:
-                _tidy(found, key, lambda: lineage.settle_graves(found))
+                _tidy(found, key, lambda: lineage.prune_graves(found))
 
 
 def _removed(sr: SR, key: str) -> "dict[str, int]":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("remove.lua", "set.lua"))
 
 # Datasets at a time: the pool's other changes wait meanwhile.
-_SETTLED_AT_ONCE = 100
+_PRUNED_AT_ONCE = 100
 _SET_AT_ONCE = 1000
 
 _BOOKMARK_TRIES = 3
@@ -62,7 +62,7 @@ def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
     stuck = list(dict(answer["stuck"]).values())
     if stuck:
         try:
-            settle(pool, root, stuck)
+            prune(pool, root, stuck)
         except StorageError as error:  # the VDI is gone all the same; SR.attach tries again
             log.warning(f"{root}: bookmarks keep space of removed disks: {error}")
     return Kept(dict(answer["kept"]), list(dict(answer["foreign"]).values()))
@@ -111,7 +111,7 @@ def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
     return when_idle(attempt)
 
 
-def settle(pool: Pool, root: str, datasets: "list[str]") -> None:
+def prune(pool: Pool, root: str, datasets: "list[str]") -> None:
     """Destroys those of the removed zvols, and of the driver's snapshots, that nothing was made from.
 
     What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot, and
@@ -120,8 +120,8 @@ def settle(pool: Pool, root: str, datasets: "list[str]") -> None:
     todo = datasets
     for _ in range(_BOOKMARK_TRIES):
         stuck: "list[str]" = []
-        for start in range(0, len(todo), _SETTLED_AT_ONCE):
-            output = pool.change(_removal(root, "settle", *todo[start : start + _SETTLED_AT_ONCE]))
+        for start in range(0, len(todo), _PRUNED_AT_ONCE):
+            output = pool.change(_removal(root, "prune", *todo[start : start + _PRUNED_AT_ONCE]))
             stuck += dict(json.loads(output)["return"]["stuck"]).values()
         for zvol in stuck:
             _destroy_newest_bookmarks(pool, zvol)

@@ -5,7 +5,7 @@
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY settle DATASET...  what was left: zvols and snapshots
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY prune DATASET...   what was left: zvols and snapshots
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY open               what is open; changes nothing
 --
 -- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one
@@ -21,7 +21,7 @@
 --   missing   there is no such VDI: nothing was changed
 --   kept      zvols that are removed and needed, with the bytes of their reservations
 --   foreign   those of them that have snapshots, or holds, of other programs or people
---   stuck     zvols that are removed and needed, and could not be rolled back for such bookmarks; of "settle", too
+--   stuck     zvols that are removed and needed, and could not be rolled back for such bookmarks; of "prune", too
 --   open      zvols and snapshots below ROOT that something has open
 
 local EAGAIN, EBUSY, EEXIST = 11, 16, 17
@@ -83,7 +83,7 @@ end
 -- A removed zvol that is not needed goes, with the snapshot that it was made from if that was for it alone; then the
 -- same for the zvol of that snapshot, and so on. `is_certain`: the first is removed, though a full pool may not have
 -- taken the mark. The answer is the zvol that bookmarks have kept from being rolled back.
-local function settle(zvol, is_certain)
+local function prune(zvol, is_certain)
     while is_certain or is_removed(zvol) do
         is_certain = false
         if needed(zvol) then
@@ -143,7 +143,7 @@ local function remove(zvol)
     local kept, foreign, stuck = {}, {}, {}
     for _, dataset in ipairs(doomed) do
         zfs.sync.set_prop(dataset, mark, date)
-        stuck[#stuck + 1] = settle(dataset, true)
+        stuck[#stuck + 1] = prune(dataset, true)
     end
     for _, dataset in ipairs(doomed) do
         if zfs.exists(dataset) then
@@ -184,7 +184,7 @@ if action == "open" then
     answer = {open = {}}
     add_open(answer.open, root)
     return answer
-elseif action == "settle" then
+elseif action == "prune" then
     answer = {stuck = {}}
     for index = 7, #argv do
         local dataset = argv[index]
@@ -193,7 +193,7 @@ elseif action == "settle" then
             if zvol and ours(dataset) and not first(zfs.list.clones(dataset)) then
                 zfs.sync.destroy(dataset)
             end
-            answer.stuck[#answer.stuck + 1] = settle(zvol or dataset)
+            answer.stuck[#answer.stuck + 1] = prune(zvol or dataset)
         end
     end
 else
