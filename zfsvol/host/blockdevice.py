@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The host's block devices: their names and parts, what they lie on, and who uses them. Opens none, changes nothing."""
+"""The host's block devices: names, partitions, the devices below them, their users. Opens none and changes nothing."""
 
 import os
 import re
@@ -11,20 +11,20 @@ _NUMBERS = "/sys/dev/block"
 _BY_ID = "/dev/disk/by-id"
 BACKENDS = "/sys/bus/xen-backend/devices"  # blkback's are vbd-<domid>-<device>
 
-# Names that tell a person which disk it is (model, serial number) come before mere numbers; names that other
-# volume managers give to what they have built are no names of disks.
+# Names with model and serial number, which people recognise, come before mere numbers. Names that volume managers
+# give to what they built do not name disks.
 _PREFERRED = ("ata-", "nvme-", "scsi-", "sas-", "virtio-", "usb-", "wwn-")
 _AVOIDED = ("lvm-pv-uuid-", "dm-uuid-", "md-uuid-")
 
-# By the kernel's names of devices.
+# Patterns of kernel names.
 _ZVOL = re.compile(r"zd\d")
-# Those that hold what others write (loop devices, tapdisk's, nbd's), or nothing that lasts.
+# Devices with content that others write (loop devices, tapdisk's, nbd's), or with no lasting content.
 _NO_DISK = re.compile(r"(loop|td|tapdev|nbd|ram|zram|fd|sr|rbd)\d")
 _MULTIPATH = re.compile(r"(part\d+-)?mpath-")
 
 
 def kernel_name(path: str) -> str:
-    """What the kernel calls the device of a path: sdb1, dm-3."""
+    """The kernel's name of the device at a path: sdb1, dm-3."""
     return os.path.basename(files.real_path(path))
 
 
@@ -52,7 +52,7 @@ def partitions(path: str) -> "list[str]":
 
 
 def below(name: str) -> "set[str]":
-    """The device itself and all that it lies on, at any depth: by the kernel's names."""
+    """The kernel names of the device and of all devices below it, at any depth."""
     found: "set[str]" = set()
     todo = [name]
     while todo:
@@ -71,7 +71,7 @@ def _next_below(name: str) -> "list[str]":
 
 
 def _backing(name: str) -> "list[str]":
-    """The device behind a loop device: that which it was given, or that of the file."""
+    """The device behind a loop device: its backing device, or the device that holds its backing file."""
     path = _read(name, "loop/backing_file")
     if not path:
         return []
@@ -91,21 +91,21 @@ def is_on_zvol(name: str) -> bool:
 
 
 def is_host_disk(name: str) -> bool:
-    """Whether the device can only be a disk of the host's own: a disk, a partition, md or multipath, on such alone."""
+    """Whether the device can only be the host's own: a disk, or a partition, md or multipath built on such alone."""
     if name.startswith("dm-"):
-        # Logical volumes may be guests' disks, and so may whatever else device-mapper makes. The paths of a multipath
-        # device are disks.
+        # Logical volumes and other device-mapper devices may be guests' disks. The paths of a multipath device are
+        # disks.
         return _MULTIPATH.match(_read(name, "dm/uuid")) is not None and not is_on_zvol(name)
     return not _ZVOL.match(name) and not _NO_DISK.match(name) and all(map(is_host_disk, _next_below(name)))
 
 
 def holders(name: str) -> "list[str]":
-    """What is built on the device: md, multipath, LVM, encryption."""
+    """The devices built on this one: md, multipath, LVM, encryption."""
     return files.names(os.path.join(_SYS, name, "holders"))
 
 
 def node(name: str) -> str:
-    """The path of a device in /dev."""
+    """The device's path in /dev."""
     if name.startswith("dm-"):
         mapped = "/dev/mapper/" + _read(name, "dm/name")
         if os.path.exists(mapped):
@@ -114,7 +114,7 @@ def node(name: str) -> str:
 
 
 def stable_names() -> "dict[str, str]":
-    """For each device that has one, by its kernel name: its path below /dev/disk/by-id, which survives re-cabling."""
+    """The paths below /dev/disk/by-id, which survive re-cabling, by the devices' kernel names."""
     found: "dict[str, str]" = {}
 
     def rank(name: str) -> "tuple[int, str]":
@@ -129,12 +129,12 @@ def stable_names() -> "dict[str, str]":
 
 
 def stable_name(path: str) -> str:
-    """The device's name below /dev/disk/by-id; `path` itself where it has none, or is such a name."""
+    """The device's path below /dev/disk/by-id; `path` itself if the device has none or `path` is below /dev/disk."""
     return path if path.startswith("/dev/disk/") else stable_names().get(kernel_name(path), path)
 
 
 def users(path: str) -> "list[str]":
-    """Who uses the device or a partition of it, in words; as well as /proc and /sys tell it."""
+    """The users of the device or its partitions, in words, as far as /proc and /sys show them."""
     nodes = [files.real_path(path), *partitions(path)]
     names = list(map(os.path.basename, nodes))
     numbers = {_read(name, "dev"): name for name in names}
@@ -160,7 +160,7 @@ def _given(loop: str) -> "list[str]":
 
 
 def _backends() -> "list[tuple[str, str]]":
-    """The domain of each disk that blkback serves, and the device's number, as /sys has it elsewhere: 253:3."""
+    """The domain and the device number of each disk that blkback serves. The number is as elsewhere in /sys: 253:3."""
     found = []
     for name in files.names(BACKENDS):
         if name.startswith("vbd-"):
@@ -168,14 +168,14 @@ def _backends() -> "list[tuple[str, str]]":
                 major, minor = files.text(os.path.join(BACKENDS, name, "physical_device")).strip().split(":")
                 found.append((name.split("-")[1], f"{int(major, 16)}:{int(minor, 16)}"))
             except (OSError, ValueError):
-                continue  # it is being made, or goes
+                continue  # it is being set up or torn down
     return found
 
 
 def open_zvols(root: str) -> "dict[str, list[str]]":
-    """The zvols below a dataset that programs of this host have open, by name, and which programs: `name (pid)`.
+    """The zvols below a dataset that programs on this host have open, by name; for each, its programs: `name (pid)`.
 
-    The kernel's own users of a device (a mount, device-mapper, blkback) do not show here.
+    Users inside the kernel (a mount, device-mapper, blkback) do not show here.
     """
     nodes: "dict[int, str]" = {}
     for directory, _, names in os.walk(os.path.join("/dev/zvol", root.replace(" ", "+"))):

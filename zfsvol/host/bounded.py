@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""System calls that may never return, done in a process of their own that can be left behind.
+"""System calls that may never return run in a process of their own, which can be left behind.
 
-To open the device of a pool whose disk has failed puts the caller to sleep in the kernel for good, and nothing can
-kill it. The process that does it here has none of the caller's descriptors, so no lock stays held with it.
+Whoever opens a device of a pool with a failed disk may sleep in the kernel for ever and cannot be killed. The process
+that opens it here has none of the caller's descriptors, so it holds no lock.
 """
 
 import os
@@ -19,13 +19,13 @@ _LONGEST = 4096  # bytes of an answer
 
 
 class Stuck(Exception):
-    """The process did not answer in time; it was killed, or left behind where that is impossible."""
+    """The process did not answer in time. It was killed, or left behind if it could not be killed."""
 
 
 class Process:
-    """A process that carries `action` out, and then stays until `close` is called: what it has opened stays open.
+    """A process that runs `action` and then stays until `close`, so that what it opened stays open.
 
-    `action` must do no more than system calls and plain computation: other threads are not there in the process.
+    `action` may only make system calls and compute: the caller's other threads do not exist in the process.
     """
 
     def __init__(self, action: "Callable[[], str]") -> None:
@@ -47,12 +47,12 @@ class Process:
             data = action().encode("utf-8", "surrogateescape")
             os.write(self._answers, data)
             os.close(self._answers)
-            os.read(stays, 1)  # until the other end is closed, by `close` or with the process that has it
+            os.read(stays, 1)  # returns when the other end is closed: by `close`, or because the caller died
         finally:
             os._exit(0)
 
     def answer(self, limit: float) -> str:
-        """What the action has returned; "" where it has failed. Raises Stuck after `limit` seconds."""
+        """The action's result; "" if it failed. Raises Stuck after `limit` seconds."""
         poll = select.poll()
         poll.register(self._answer, select.POLLIN | select.POLLHUP)
         if not poll.poll(limit * 1000):
@@ -74,11 +74,11 @@ class Process:
                 select.select((), (), (), 0.01)
         except (ProcessLookupError, ChildProcessError):
             return
-        log.warning(f"left behind, not to be killed: pid {pid}, which opens a device that does not answer")
+        log.warning(f"pid {pid}, which opens a device that does not answer, cannot be killed and is left behind")
 
 
 def call(action: "Callable[[], str]", limit: float) -> str:
-    """The action's answer, from a process of its own. Raises Stuck."""
+    """Runs the action in a process of its own and returns its result. Raises Stuck."""
     process = Process(action)
     try:
         return process.answer(limit)

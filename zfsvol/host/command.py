@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Child processes: the only place that starts programs.
 
-Every child gets a list of words (never a shell), the C locale (its messages are read), an environment of its own
-(xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A child that waits for a pool that does not
+Every child gets a list of words (never a shell), the C locale (the driver parses its messages), an environment of its
+own (xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A child that waits for a pool that does not
 answer sleeps in the kernel and cannot be killed: it is left behind.
 
-A child keeps the locks that its caller names, so that what a killed verb has begun is over before the next verb begins.
-A child that leaves a daemon behind has none of them, and is started outside the control group of xapi-storage-script,
-whose processes systemd ends at a toolstack restart.
+A child inherits the locks that its caller names. So if a verb is killed, the next verb waits until the command that
+the first one started has ended. A child that starts a daemon inherits no locks, and runs outside the control group of
+xapi-storage-script, because systemd ends the processes of that group at a toolstack restart.
 
-Nothing here depends on signals or on the thread it runs in.
+Nothing here depends on signals or on the calling thread.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
-# Seconds. The client waits without any limit of its own, so these are generous: they end hangs, not slowness.
+# Seconds. The client has no time limit of its own, so these are generous: they are for hangs, not for slow commands.
 READ_LIMIT = 120
 WRITE_LIMIT = 600
 _KILL_LIMIT = 2
@@ -38,7 +38,7 @@ _LONGEST_SHOWN = 300  # characters of a command line in a message
 
 
 class CommandFailed(StorageError):
-    """A child ended with an error that no caller has a better word for; `stderr` is what it said."""
+    """A child failed, and no caller has a more specific error for it. `stderr` is the child's error output."""
 
     def __init__(self, argv: "list[str]", status: int, stderr: str) -> None:
         said = " ".join(stderr.split()) or "it gave no reason"
@@ -49,12 +49,12 @@ class CommandFailed(StorageError):
 
 
 class CommandTimeout(StorageError):
-    """A child did not end in time, or never would have; it was killed, or left behind where that is impossible."""
+    """A child did not end in time, or never would have. It was killed, or left behind if it could not be killed."""
 
     def __init__(self, argv: "list[str]", seconds: float) -> None:
         super().__init__(
-            f"'{_short(argv)}' did not end within {seconds:.0f} seconds and was given up. Look at 'zpool status' and "
-            "the kernel's log for a disk that does not answer; what was asked may still be done later."
+            f"'{_short(argv)}' did not end within {seconds:.0f} seconds and was given up. Look for a disk that "
+            "does not answer in 'zpool status' and the kernel's log. The command may still take effect later."
         )
 
 
@@ -64,11 +64,11 @@ def _short(argv: "list[str]") -> str:
 
 
 class Child:
-    """A started child process. One of `finish` and `chunks` must be called, once.
+    """A started child process. The caller must call either `finish` or `chunks`, once.
 
-    `held`: descriptors of locks that the child keeps. `output`: a file that gets what the child says, in place of a
-    pipe: it is there if this process is killed, and a daemon that keeps it open keeps nobody waiting. `daemon`: the
-    child leaves a process behind that has these variables in its environment; it gets no locks.
+    `held`: descriptors of locks that the child inherits. `output`: a file that takes the child's output in place of a
+    pipe. It survives if this process is killed, and nobody waits for a daemon that keeps it open. `daemon`: the child
+    starts a daemon with these variables in its environment, and inherits no locks.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Child:
         output: "str | None" = None,
         daemon: "dict[str, str] | None" = None,
     ) -> None:
-        import subprocess  # a fifth of a verb's start; the verbs of a disk that others use, too, need no child
+        import subprocess  # a fifth of a verb's start, and some verbs start no child
 
         self.argv = argv
         self._output = output
@@ -100,7 +100,7 @@ class Child:
                 env=dict(ENVIRONMENT, **(daemon or {})),
                 cwd="/",
                 pass_fds=tuple(held) if daemon is None else (),
-                # What runs between fork and exec is one write: it can wait for no other thread.
+                # Only writes happen between fork and exec, so nothing there can wait for another thread.
                 preexec_fn=(lambda: _move(groups)) if groups else None,  # noqa: PLW1509
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -110,18 +110,18 @@ class Child:
                 os.close(descriptor)
 
     def finish(self, limit: float, hopeless: "Callable[[], bool]" = lambda: False) -> str:
-        """Waits for the end and returns stdout as text.
+        """Waits until the child ends and returns its stdout as text.
 
-        Bytes that are not UTF-8 are replaced: another program's property value must not fail a verb.
-        Raises CommandFailed (status not 0) and CommandTimeout (`limit` seconds are over, or `hopeless`, asked every
+        Replaces bytes that are not UTF-8: another program's property value must not make a verb fail. Raises
+        CommandFailed (status not 0) and CommandTimeout (`limit` seconds have passed, or `hopeless`, called every
         second, says that the child will never end).
         """
         return b"".join(self.chunks(limit, hopeless)).decode("utf-8", "replace")
 
     def chunks(self, limit: float, hopeless: "Callable[[], bool]" = lambda: False) -> "Iterator[bytes]":
-        """Yields stdout as it comes, in pieces of up to 256 KiB; raises as `finish`, after the last piece.
+        """Yields stdout as it comes, in pieces of up to 256 KiB. Raises as `finish`, after the last piece.
 
-        What reads too slowly makes the child wait, so memory is bounded. A caller that stops reading ends the child.
+        The child waits for a slow reader, so memory is bounded. If the caller stops reading, the child is killed.
         """
         began = time.monotonic()
         said: "list[bytes]" = []
@@ -139,7 +139,7 @@ class Child:
                     yield data
             self._wait(look)
         finally:
-            # After an error, and where the caller has stopped reading.
+            # Reached after an error, and when the caller stops reading.
             if self._process.returncode is None:
                 self._give_up()
         if self._output is not None:
@@ -150,9 +150,9 @@ class Child:
             raise CommandFailed(self.argv, self._process.returncode, b"".join(said).decode("utf-8", "replace"))
 
     def _read(self, look: "Callable[[], None]") -> "Iterator[tuple[bool, bytes]]":
-        """What comes through the pipes until both are closed; and whether it came through that of errors."""
-        # By hand: Popen.communicate with a timeout cannot be called again in Python 3.6 once the child has closed one
-        # of its pipes (bpo-35182), and holds all of the output in memory.
+        """Yields (is_error, data) from both pipes until both are closed; `is_error` marks stderr."""
+        # Not Popen.communicate: in Python 3.6 it cannot be called again after a timeout once the child has closed one
+        # of its pipes (bpo-35182), and it holds all output in memory.
         pipes = [pipe for pipe in (self._process.stdout, self._process.stderr) if pipe is not None]
         poll = select.poll()
         for pipe in pipes:
@@ -186,16 +186,16 @@ class Child:
         try:
             self._process.wait(_KILL_LIMIT)
         except subprocess.TimeoutExpired:
-            log.warning(f"left behind, not to be killed: pid {self._process.pid} {_short(self.argv)}")
+            log.warning(f"pid {self._process.pid} cannot be killed and is left behind: {_short(self.argv)}")
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
 
 
 def _service_groups() -> "list[int]":
-    """Descriptors of the roots of the hierarchies by which systemd knows which process is whose.
+    """Descriptors of the root groups of the cgroup hierarchies by which systemd assigns processes to services.
 
-    That is the named one of cgroup v1, which XCP-ng 8.3 has, or the unified one. None where there is no systemd.
+    That is the named hierarchy of cgroup v1, as in XCP-ng 8.3, or the unified one. Empty without systemd.
     """
     return [
         os.open(os.path.join(mount.path, "cgroup.procs"), os.O_WRONLY)
@@ -206,9 +206,9 @@ def _service_groups() -> "list[int]":
 
 def _move(groups: "list[int]") -> None:
     for descriptor in groups:
-        os.write(descriptor, b"0")  # the process that writes
+        os.write(descriptor, b"0")  # 0 stands for the writing process
 
 
 def run(argv: "list[str]", limit: float, *, held: "Sequence[int]" = ()) -> str:
-    """Runs one child to its end: see Child.finish for the result and what is raised."""
+    """Runs one child to its end. Returns and raises as Child.finish."""
     return Child(argv, held=held).finish(limit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Files and links that are there whole or not at all, that others may remove at any moment, and that hold any bytes."""
+"""Files and links. Writes are atomic; reads accept any bytes; others may remove a file at any moment."""
 
 import os
 import re
@@ -18,19 +18,19 @@ class Mount:
 
 
 def text(path: str) -> str:
-    """A file of /proc or /sys. Any byte may be in it, whatever the locale says. Raises OSError."""
+    """The text of a file. Accepts any bytes, whatever the locale. Raises OSError."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
 
 
 def mounts() -> "list[Mount]":
-    """What is mounted, as this process sees it."""
+    """The mounts that this process sees."""
     rows = [line.split(" ") for line in text("/proc/self/mounts").split("\n")]
     return [Mount(fields) for fields in rows if len(fields) >= 4]
 
 
 def swaps() -> "list[str]":
-    """The files and devices that are swap space."""
+    """The files and devices in use as swap space."""
     return [_unescaped(line.split(" ")[0].split("\t")[0]) for line in text("/proc/swaps").split("\n")[1:] if line]
 
 
@@ -40,12 +40,12 @@ def _unescaped(field: str) -> str:
 
 
 def unfinished(path: str) -> str:
-    """Where a file is written before it is renamed to `path`; a crash leaves it there."""
+    """The path of the temporary file that is written first and then renamed to `path`. A crash may leave it behind."""
     return path + _UNFINISHED
 
 
 def write(path: str, content: str) -> None:
-    """Writes a file, with its directory; a crash leaves it as it was or as it is."""
+    """Writes a file and makes its directory. After a crash the file has its old content or the new one."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     temporary = unfinished(path)
     with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -54,7 +54,7 @@ def write(path: str, content: str) -> None:
 
 
 def link(target: str, path: str) -> None:
-    """Makes `path` a symbolic link that contains `target`, with its directory, if it is not one."""
+    """Makes `path` a symbolic link to `target`, unless it is one already, and makes its directory."""
     try:
         if os.readlink(path) == target:
             return
@@ -71,7 +71,7 @@ def link(target: str, path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file or link, and what a crash has left of it. Idempotent."""
+    """Removes a file or link, and its temporary file if a crash left one. Idempotent."""
     for name in (path, unfinished(path)):
         try:
             os.unlink(name)
@@ -80,7 +80,7 @@ def remove(path: str) -> None:
 
 
 def names(directory: str) -> "list[str]":
-    """The names in a directory, sorted; none where it is not there."""
+    """The names in a directory, sorted; empty if there is no such directory."""
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
@@ -88,7 +88,7 @@ def names(directory: str) -> "list[str]":
 
 
 def real_path(path: str) -> str:
-    """As os.path.realpath, which fails where a link that it looks at vanishes: then the path itself."""
+    """As os.path.realpath, but returns `path` itself if a link vanishes while it is resolved."""
     try:
         return os.path.realpath(path)
     except OSError:

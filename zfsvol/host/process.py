@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What /proc tells of a process, which may end while it is looked at."""
+"""Processes, as /proc shows them. A process may end while it is looked at."""
 
 import os
 import stat
@@ -7,11 +7,11 @@ import stat
 from zfsvol.errors import StorageError
 from zfsvol.host import files
 
-_PF_EXITING = 0x4  # proc(5) and linux/sched.h: of a process that has begun to end
+_PF_EXITING = 0x4  # proc(5) and linux/sched.h: the process has begun to end
 
 
 def pids() -> "list[str]":
-    """All processes."""
+    """The pids of all processes."""
     return [name for name in os.listdir("/proc") if name.isdigit()]
 
 
@@ -24,13 +24,13 @@ def command(pid: str) -> str:
 
 
 def open_devices(pid: str) -> "set[int]":
-    """The numbers of the block devices that it has open; empty for one that is gone."""
+    """The numbers of the block devices that it has open; empty if the process is gone."""
     found = set()
     for name in _descriptors(pid):
         try:
             status = os.stat(f"/proc/{pid}/fd/{name}")
         except OSError:
-            continue  # it has just closed this one
+            continue  # just closed
         if stat.S_ISBLK(status.st_mode):
             found.add(status.st_rdev)
     return found
@@ -44,7 +44,7 @@ def _descriptors(pid: str) -> "list[str]":
 
 
 def is_ending(pid: str) -> bool:
-    """Whether it has begun to end, and has not ended yet."""
+    """Whether it has begun to end but has not ended yet."""
     try:
         fields = files.text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -53,9 +53,9 @@ def is_ending(pid: str) -> bool:
 
 
 def environment(pid: str) -> "list[bytes]":
-    """Its variables, `NAME=value`. Empty where no process has the number, or one that has ended or is ending.
+    """Its variables, `NAME=value`. Empty if no process has the pid, or if the process has ended or is ending.
 
-    Raises StorageError where it cannot be told, as memory is short: the process must not be taken for gone.
+    Raises StorageError if /proc cannot be read, as when memory is short: the process must not be taken for gone.
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
@@ -63,4 +63,4 @@ def environment(pid: str) -> "list[bytes]":
     except (FileNotFoundError, ProcessLookupError):
         return []
     except OSError as error:
-        raise StorageError(f"What the process {pid} is cannot be told: {error}.") from None
+        raise StorageError(f"The environment of the process {pid} cannot be read: {error}.") from None

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """tapdisk, which serves a zvol to a guest's ring and over NBD: every command line of tap-ctl, and its pitfalls.
 
-What is known of a tapdisk is a dictionary that the VDI's record keeps; each step writes it down first:
+The state of a tapdisk is a dictionary in the VDI's record. It is saved before the next step begins:
 
-  token, device, readonly   from the beginning; the token is in the process's environment, so it is known whatever
-                            became of whoever started it, and never mistaken for another
+  token, device, readonly   from the beginning; the token is in the process's environment, so the process can be found
+                            even if its starter was killed, and is never taken for another
   minor, marker, inode      once the minor is allocated: its number, its file, and the file's inode
-  pid                       once the process is there
+  pid                       once the process runs
 
-A minor and a process that are not those of the record are not touched. A tapdisk is never paused (that can hang) and
-never used for a second image. Facts: blktap 3.55 and 4.0, measured; error codes are exit statuses.
+The driver never touches a minor or process that is not in the record. It never pauses a tapdisk (that can hang) and
+never uses one for a second image. Facts: blktap 3.55 and 4.0, measured; error codes are exit statuses.
 """
 
 import errno
@@ -34,7 +34,7 @@ _CGCLASSIFY = "/usr/bin/cgclassify"
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - tapdisk's statistics are there
 VARIABLE = "ZFSVOL_TAPDISK"
 
-# Seconds. tap-ctl itself has limits of 10 for most answers, and waits for ever for some.
+# Seconds. tap-ctl's own limit is 10 for most answers; for some it waits for ever.
 _LIMIT = 30
 _CLOSE_LIMIT = 40
 _START_LIMIT = 30
@@ -44,23 +44,23 @@ _KILL_LIMIT = 5
 _POLL = 0.005
 _SPAWN_TRIES = 5
 
-# tap-ctl's status for a tapdisk that is not there, or not any more; or not yet.
+# tap-ctl's status if there is no tapdisk, no longer or not yet.
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
-# `free` of a minor that a process has yet: blktap 4 (flock) and 3 (its kernel module).
+# The status of `free` while a process still holds the minor: blktap 4 (flock) and 3 (its kernel module).
 _HELD = (errno.EAGAIN, errno.EBUSY)
-# What opening a zvol can answer while its node is looked at or other zvols come and go.
+# Opening a zvol may fail so while something looks at its node, or while other zvols come and go.
 _OPEN_AGAIN = (errno.ENOENT, errno.EBUSY, errno.ENXIO, errno.EINTR)
 
 _ROW = re.compile(r"pid=(\d+) minor=(\d+) state=(\S+)(?: args=aio:(.*))?\Z")
 
 
 def new(device: str, *, readonly: bool) -> "State":
-    """What there is of a tapdisk before `start`."""
+    """The state of a tapdisk before `start`."""
     return {"token": os.urandom(16).hex(), "device": device, "readonly": readonly}
 
 
 class Tapdisk:
-    """A tapdisk, by what is known of it. `output`: a file for what tap-ctl says; `held`: locks that tap-ctl keeps."""
+    """A tapdisk, by its state. `output`: a file for tap-ctl's output; `held`: locks that tap-ctl inherits."""
 
     def __init__(self, state: "State", output: str, held: "Sequence[int]" = ()) -> None:
         self.state = state
@@ -68,13 +68,13 @@ class Tapdisk:
         self._held = held
 
     def socket(self) -> str:
-        """The Unix socket of its NBD server, which also is how tapback finds the process."""
+        """The Unix socket of its NBD server. tapback finds the process by it, too."""
         return "{}/nbd{}.{}".format(CONTROL, self.state["pid"], self.state["minor"])
 
     def start(self, save: "Callable[[], None]") -> None:
-        """Starts a tapdisk that has the device open; `save` writes the dictionary down.
+        """Starts a tapdisk and lets it open the device; `save` saves the state.
 
-        Raises TapdiskFailed, CommandTimeout: then `stop` undoes what was done, as it does after a crash.
+        Raises TapdiskFailed, CommandTimeout. Then `stop` undoes the steps taken, as it does after a crash.
         """
         device = self.state["device"]
         marker = self._run(["allocate"], output=self._output).strip()
@@ -89,28 +89,28 @@ class Tapdisk:
         end = time.monotonic() + _START_LIMIT
         while True:
             status, said = self._try(opening)
-            # Whatever it answered (512, as the kernel may, looks like 0): what counts is what it has open.
+            # The answer proves nothing (the kernel's 512 looks like 0): look whether the device is open.
             row = self._row()
             if row == (self.state["minor"], device):
                 return
             if row is None:
-                raise TapdiskFailed(f"tapdisk ended when it was to open {device}. /var/log/daemon.log may tell why.")
+                raise TapdiskFailed(f"tapdisk ended while it opened {device}. /var/log/daemon.log may say why.")
             if status not in (0, *_OPEN_AGAIN) or time.monotonic() > end:
                 raise TapdiskFailed(f"tapdisk cannot open {device}: {said or os.strerror(status)}.")
             time.sleep(0.1)
 
     def is_serving(self) -> bool:
-        """Whether the tapdisk of the record is there and has the device open.
+        """Whether the tapdisk of the record runs and has the device open.
 
-        Raises TapdiskFailed and CommandTimeout where it is there and does not answer.
+        Raises TapdiskFailed and CommandTimeout if it runs but does not answer.
         """
         return "pid" in self.state and self._is_alive() and self._row() == (self.state["minor"], self.state["device"])
 
     def stop(self) -> None:
-        """Closes the device, ends the process, and removes all that it leaves, however far it had come. Idempotent.
+        """Closes the device, ends the process and removes its remains, however far the start had come. Idempotent.
 
-        Nothing that is gone already is an error. Raises TapdiskFailed and CommandTimeout where the process is there and
-        cannot be made to let go: then it may still write, and the record must stay.
+        Raises TapdiskFailed and CommandTimeout if the process runs and cannot be made to close the device: then it may
+        still write, and the record must stay.
         """
         if "minor" not in self.state:
             self._find_minor()
@@ -130,14 +130,14 @@ class Tapdisk:
             if status == 0 and said.isdigit():
                 return int(said)
             self._kill_unattached()
-            if status != 1:  # the storage manager's own drivers have seen this one go away
+            if status != 1:  # by the experience of the storage manager's own drivers, 1 is transient
                 break
         raise TapdiskFailed(f"tapdisk cannot be started: {said or f'status {status}'}.")
 
     def _classify(self) -> None:
-        """Gives it the control groups, and so the share of the processors, that the host's rules have for tapdisks.
+        """Moves it to the control groups that the host's rules set for tapdisks, and so to their share of the CPUs.
 
-        As the storage manager does. A tapdisk without works as well.
+        The storage manager does the same. A tapdisk works without it, too.
         """
         if os.path.exists(_CGCLASSIFY):
             try:
@@ -146,7 +146,7 @@ class Tapdisk:
                 log.warning("tapdisk {}: {}".format(self.state["pid"], error))
 
     def _attach(self) -> None:
-        # The pid is told before the process listens, and whether or not it will.
+        # `spawn` prints the pid before the process listens, and even if it never will.
         end = time.monotonic() + _START_LIMIT
         while True:
             while not os.path.exists(self._control_socket()) and self._is_alive() and time.monotonic() < end:
@@ -156,11 +156,11 @@ class Tapdisk:
                 return
             if not self._is_alive():
                 raise TapdiskFailed(
-                    "tapdisk ended as soon as it was started. /var/log/daemon.log tells why; a limit on locked memory "
-                    "(RLIMIT_MEMLOCK) and a full memory are known reasons."
+                    "tapdisk ended right after its start. /var/log/daemon.log says why; known reasons are a limit on "
+                    "locked memory (RLIMIT_MEMLOCK) and a lack of memory."
                 )
             if status not in _NOBODY or time.monotonic() > end:
-                raise TapdiskFailed(f"tapdisk takes no image: {said or os.strerror(status)}.")
+                raise TapdiskFailed(f"tapdisk cannot be attached: {said or os.strerror(status)}.")
             time.sleep(0.02)
 
     def _close(self) -> None:
@@ -168,7 +168,7 @@ class Tapdisk:
         if row is not None:
             if row[1] not in ("", self.state["device"]):
                 raise TapdiskFailed(
-                    "The tapdisk {} has {} open at minor {}, and not {} as it was told: it is left alone.".format(
+                    "The tapdisk {} has {} open at minor {} instead of {}: it is left alone.".format(
                         self.state["pid"], row[1], row[0], self.state["device"]
                     )
                 )
@@ -179,7 +179,7 @@ class Tapdisk:
 
     def _detach(self) -> None:
         # Always both: a client of its NBD server would wait until the process ends. Either may hang until something
-        # else wakes the tapdisk: being asked what it has open does.
+        # wakes the tapdisk; `_row` does.
         for limit in (_CLOSE_LIMIT, _LIMIT):
             try:
                 self._try(["close", *self._who(), "-t", str(_LIMIT)], limit=limit)
@@ -189,31 +189,31 @@ class Tapdisk:
             if status == 0 or not self._is_alive() or self._row() is None:
                 return
         raise TapdiskFailed(
-            "The tapdisk {} does not let go of {}: {}. The disk stays in use.".format(
+            "The tapdisk {} does not close {}: {}. The disk stays in use.".format(
                 self.state["pid"], self.state["device"], said or os.strerror(status)
             )
         )
 
     def _kill(self) -> None:
-        """Ends a process that has no image and stays. Raises TapdiskFailed where it has: it may be about to write."""
+        """Kills a process that has no image but stays. Raises TapdiskFailed if it has one: it may be about to write."""
         import signal  # for a tapdisk that does not end by itself
 
         if process.open_devices(str(self.state["pid"])):
-            raise TapdiskFailed("The tapdisk {} does not let go of {}.".format(self.state["pid"], self.state["device"]))
+            raise TapdiskFailed("The tapdisk {} does not close {}.".format(self.state["pid"], self.state["device"]))
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self._is_alive():
                 return
-            log.warning("tapdisk {} has nothing to serve and stays: signal {}".format(self.state["pid"], number))
+            log.warning("tapdisk {} serves nothing and does not end: signal {}".format(self.state["pid"], number))
             try:
                 os.kill(self.state["pid"], number)
             except ProcessLookupError:
                 pass
             if self._ends(_KILL_LIMIT):
                 return
-        raise TapdiskFailed("The tapdisk {} cannot be ended.".format(self.state["pid"]))
+        raise TapdiskFailed("The tapdisk {} cannot be killed.".format(self.state["pid"]))
 
     def _kill_unattached(self) -> None:
-        """Ends what a killed verb had begun to start. It has no minor: that comes once the pid is in the record."""
+        """Kills a tapdisk whose start a killed verb left unfinished. It has no minor yet: first its pid is recorded."""
         import signal  # for a tapdisk that does not end by itself
 
         end = time.monotonic() + _KILL_LIMIT
@@ -224,7 +224,7 @@ class Tapdisk:
             if not found:
                 break
             if time.monotonic() > end:
-                raise TapdiskFailed(f"The tapdisk {found[0]} cannot be ended.")
+                raise TapdiskFailed(f"The tapdisk {found[0]} cannot be killed.")
             for pid in found:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -236,19 +236,19 @@ class Tapdisk:
 
     def _free(self) -> None:
         if "minor" not in self.state or _inode(self.state["marker"]) != self.state["inode"]:
-            return  # somebody has freed it, and it may be another's by now
+            return  # it has been freed, and may be another's by now
         for _ in range(10):
             status, said = self._try(["free", "-m", str(self.state["minor"])])
             if status not in _HELD:
                 break
             time.sleep(0.1)
         if status in _HELD:
-            raise TapdiskFailed("A process that is not known still has the minor {}.".format(self.state["minor"]))
+            raise TapdiskFailed("An unknown process still holds the minor {}.".format(self.state["minor"]))
         if status not in (0, *_NOBODY):
             log.warning("minor {} is not free: {}".format(self.state["minor"], said or os.strerror(status)))
 
     def _find_minor(self) -> None:
-        """What tap-ctl allocate had answered when the verb was killed."""
+        """Reads the answer of tap-ctl allocate that a killed verb did not save."""
         try:
             marker = files.text(self._output).strip()
         except FileNotFoundError:
@@ -257,7 +257,7 @@ class Tapdisk:
             self.state.update(minor=_minor(marker), marker=marker, inode=_inode(marker))
 
     def _is_alive(self) -> bool:
-        """One that is ending is waited for: what it has begun to write is written until it has ended."""
+        """Whether it runs. Waits while it is ending: until it has ended, its last writes may not be done."""
         pid = str(self.state["pid"])
         if _has_token(pid, self.state["token"]):
             return True
@@ -265,7 +265,7 @@ class Tapdisk:
         while process.is_ending(pid):
             if time.monotonic() > end:
                 raise TapdiskFailed(
-                    "The tapdisk {} of {} is ending and may write yet.".format(pid, self.state["device"])
+                    "The tapdisk {} of {} is ending and may still write.".format(pid, self.state["device"])
                 )
             time.sleep(_POLL)
         return False
@@ -279,17 +279,17 @@ class Tapdisk:
         return True
 
     def _processes(self) -> "list[int]":
-        """All processes with the token: those of a tapdisk that is being started."""
+        """All processes with the token: several while a tapdisk starts."""
         return [int(pid) for pid in process.pids() if _has_token(pid, self.state["token"])]
 
     def _row(self) -> "tuple[int, str] | None":
-        """The tapdisk's minor and the path that it has open, "" for none; None if it has no minor of ours.
+        """The tapdisk's minor and the path that it has open, "" for none; None if it does not have our minor.
 
-        Raises TapdiskFailed and CommandTimeout where it is there and does not answer.
+        Raises TapdiskFailed and CommandTimeout if it runs but does not answer.
         """
         end = time.monotonic() + _LISTEN_LIMIT
         lines = self._listed()
-        # tap-ctl tells of one that answers, if only its pid. One without a socket was never told anything.
+        # tap-ctl lists each tapdisk that answers, if only its pid. One without a socket never got a command.
         while not lines and self._is_alive() and os.path.exists(self._control_socket()):
             if time.monotonic() > end:
                 raise self._mute()
@@ -300,8 +300,7 @@ class Tapdisk:
             if found and (int(found.group(1)), int(found.group(2))) == (self.state["pid"], self.state["minor"]):
                 return self.state["minor"], found.group(4) or ""
         if process.open_devices(str(self.state["pid"])):
-            # tap-ctl asks twice. Where the second answer is late it tells of the process alone, as of one without an
-            # image.
+            # tap-ctl asks twice. If the second answer is late it lists the process alone, like one without an image.
             raise self._mute()
         return None
 
@@ -324,7 +323,7 @@ class Tapdisk:
         return said
 
     def _try(self, words: "list[str]", *, limit: int = 0, **how: "Any") -> "tuple[int, str]":
-        """The status of tap-ctl, and what it says. Raises CommandTimeout."""
+        """The exit status and the output of tap-ctl. Raises CommandTimeout."""
         try:
             return 0, command.Child(["tap-ctl", *words], held=self._held, **how).finish(limit or _LIMIT).strip()
         except CommandFailed as error:
@@ -334,16 +333,16 @@ class Tapdisk:
 
 
 def _remove_sockets(pid: int) -> None:
-    """What a killed tapdisk leaves."""
+    """Removes the sockets and the shared memory that a killed tapdisk leaves."""
     if process.environment(str(pid)):
-        return  # another has the number
+        return  # another process has the pid now
     sockets = re.compile(rf"(ctl|nbdclient){pid}\Z|nbd(-old|server|server-new)?{pid}\.[0-9]+\Z")
     for directory, pattern in ((CONTROL, sockets), (_SHARED_MEMORY, re.compile(rf"td3-{pid}(\D.*)?\Z"))):
         for name in files.names(directory):
             path = os.path.join(directory, name)
             if pattern.match(name):
                 if os.path.isdir(path):
-                    import shutil  # many modules with it, for what is hardly ever there
+                    import shutil  # it imports many modules, and is hardly ever needed
 
                     shutil.rmtree(path, ignore_errors=True)
                 else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What Xen knows of its domains. Reads only."""
+"""Xen's domains. Reads only."""
 
 from zfsvol import log
 from zfsvol.errors import StorageError
@@ -9,11 +9,11 @@ _LIMIT = 10
 
 
 def gone(domids: "list[str]") -> "list[str]":
-    """The domains among them that are gone for certain. Where xenstore cannot be asked, none is."""
+    """Those of the domains that are certainly gone; none if xenstore cannot be asked."""
     try:
         alive = command.run(["xenstore-list", "/local/domain"], _LIMIT).split()
     except StorageError as error:
-        log.warning(f"which VMs there are cannot be told: {error}")
+        log.warning(f"the running VMs cannot be listed: {error}")
         return []
     if "0" not in alive:  # dom0 is always there
         return []
