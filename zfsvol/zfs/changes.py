@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Changing datasets: each function is one `zfs` command, and so one or two ZFS transactions.
+"""Changes to datasets: each function is one `zfs` command, and so one or two ZFS transactions.
 
-A crash in the middle leaves all or nothing unless the docstring says otherwise. Sizes are bytes. Each function raises
-Missing where the dataset does not exist, Busy where it stays in use, NoSpace, and SRUnavailable where the pool does not
-answer.
+All or nothing at a crash, unless the docstring says otherwise. Sizes are bytes. Each function raises Missing if the
+dataset does not exist, Busy if it stays in use, NoSpace, and SRUnavailable if the pool does not answer.
 """
 
 from zfsvol.errors import InvalidArgument
@@ -17,17 +16,17 @@ def options(flag: str, values: "dict[str, str]") -> "list[str]":
 
 
 def create_filesystem(pool: Pool, dataset: str, values: "dict[str, str]") -> None:
-    """Raises Exists, and Missing where it has no parent. After a power cut it may be there without its properties."""
+    """Raises Exists, and Missing if it has no parent. After a power cut it may exist without its properties."""
     pool.change(["zfs", "create", *options("-o", values), dataset])
 
 
 def create_volume(
     pool: Pool, dataset: str, size: int, *, volblocksize: int, sparse: bool, values: "dict[str, str]"
 ) -> None:
-    """A zvol of `size` bytes, a multiple of `volblocksize`; not sparse: its whole size is reserved in the pool.
+    """Makes a zvol of `size` bytes, a multiple of `volblocksize`. Unless `sparse`, the pool reserves the whole size.
 
-    Raises Exists, and Missing where it has no parent. ZFS sets the properties in a second transaction: after a power
-    cut between the two the zvol is there without them.
+    Raises Exists, and Missing if it has no parent. ZFS sets the properties in a second transaction: after a power cut
+    between the two the zvol exists without them.
     """
     argv = ["zfs", "create", *(["-s"] if sparse else []), "-b", str(volblocksize), "-V", str(size)]
     pool.change([*argv, *options("-o", values), dataset])
@@ -39,7 +38,7 @@ def create_snapshot(pool: Pool, snapshot: str) -> None:
 
 
 def clone(pool: Pool, snapshot: str, dataset: str, values: "dict[str, str]") -> None:
-    """A zvol with the snapshot's content and size. Raises Exists.
+    """Makes a zvol with the snapshot's content and size. Raises Exists.
 
     As in `create_volume`, a power cut may leave it without its properties.
     """
@@ -47,34 +46,34 @@ def clone(pool: Pool, snapshot: str, dataset: str, values: "dict[str, str]") -> 
 
 
 def rename(pool: Pool, dataset: str, name: str) -> None:
-    """Raises Exists, and Missing where `name` has no parent."""
+    """Raises Exists, and Missing if `name` has no parent."""
     pool.change(["zfs", "rename", dataset, name])
 
 
 def set_properties(pool: Pool, dataset: str, values: "dict[str, str]") -> None:
-    """All of them in one transaction."""
+    """Sets all of them in one transaction."""
     pool.change(["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset])
 
 
 def inherit(pool: Pool, dataset: str, name: str) -> None:
-    """Lets the dataset have the property from its parent."""
+    """Makes the dataset inherit the property from its parent."""
     pool.change(["zfs", "inherit", name, dataset])
 
 
 def inherit_below(pool: Pool, dataset: str, name: str) -> None:
-    """Lets the dataset and all below it have the property from its parent."""
+    """Makes the dataset and all below it inherit the property."""
     pool.change(["zfs", "inherit", "-r", name, dataset])
 
 
 def destroy(pool: Pool, dataset: str) -> None:
-    """One dataset, snapshot or bookmark that nothing depends on."""
+    """Destroys a dataset, snapshot or bookmark that nothing depends on."""
     pool.change(["zfs", "destroy", dataset])
 
 
 def destroy_all(pool: Pool, dataset: str) -> None:
-    """The dataset and all below it.
+    """Destroys the dataset and all below it.
 
-    A crash or an error in the middle leaves some of them, itself among these; a repetition removes them.
+    After a crash or an error in the middle the dataset and some of those below it remain; a repetition removes them.
     """
     pool.change(["zfs", "destroy", "-r", dataset])
 
@@ -82,7 +81,7 @@ def destroy_all(pool: Pool, dataset: str) -> None:
 def load_key(pool: Pool, dataset: str, path: "str | None") -> None:
     """Loads the dataset's encryption key from the file `path`, or else from its keylocation.
 
-    Raises InvalidArgument with zfs's reason. A key that is to be typed in is refused: no one is there to type it.
+    Raises InvalidArgument with zfs's reason, also for a key that would have to be typed in: nobody is there to do it.
     """
     place = ["-L", "file://" + path] if path is not None else []
     try:
@@ -103,5 +102,5 @@ def unload_key(pool: Pool, dataset: str) -> None:
 
 
 def mount(pool: Pool, dataset: str) -> None:
-    """Mounts a file system where its mountpoint says."""
+    """Mounts a file system at its mountpoint."""
     pool.change(["zfs", "mount", dataset])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Reading datasets: each function is one `zfs` command that changes nothing.
+"""Reads of datasets: each function is one `zfs` command that changes nothing.
 
-Names are those of ZFS, sizes are bytes, answers are plain dictionaries and lists of texts. Each function raises
-Missing where the dataset does not exist, and SRUnavailable where the pool does not answer.
+Names are ZFS's, sizes are bytes, results are plain dictionaries and lists of texts. Each function raises Missing if the
+dataset does not exist, and SRUnavailable if the pool does not answer.
 """
 
 from zfsvol.host.command import READ_LIMIT
@@ -13,17 +13,17 @@ _OWN = [*_GET, "-s", "local,received,temporary,none"]
 
 
 def properties(pool: Pool, dataset: str) -> "dict[str, str]":
-    """What ZFS knows of one dataset: statistics and what was set on the dataset itself, nothing inherited."""
+    """The dataset's statistics and the properties set on itself, none that are inherited."""
     return _properties(pool, dataset, _OWN)
 
 
 def inherited_properties(pool: Pool, dataset: str) -> "dict[str, str]":
-    """The same with what the dataset inherits and with defaults."""
+    """`properties`, and those that are inherited or have their defaults."""
     return _properties(pool, dataset, _GET)
 
 
 def settings(pool: Pool, dataset: str) -> "dict[str, str]":
-    """What was set on the dataset itself, ZFS's own properties and user properties alike."""
+    """The properties set on the dataset itself, native ones and user properties; no statistics."""
     return _properties(pool, dataset, [*_GET, "-s", "local,received"])
 
 
@@ -32,7 +32,7 @@ def _properties(pool: Pool, dataset: str, argv: "list[str]") -> "dict[str, str]"
 
 
 def _parse(output: str) -> "dict[str, dict[str, str]]":
-    """By dataset. Another program's property may hold line breaks: what is not a line of three fields is its own."""
+    """The values by dataset and property. Skips other lines: another program's value may hold line breaks."""
     found: "dict[str, dict[str, str]]" = {}
     for line in output.split("\n"):
         fields = line.split("\t", 2)
@@ -42,7 +42,7 @@ def _parse(output: str) -> "dict[str, dict[str, str]]":
 
 
 def properties_and_status(pool: Pool, dataset: str) -> "tuple[dict[str, str], str]":
-    """`properties` of the dataset and the text of `zpool status` of its pool, asked for at the same time."""
+    """`properties` of the dataset, and the text of `zpool status` of its pool. Both commands run at the same time."""
     child = pool.start(status_command(pool.name))
     try:
         values = properties(pool, dataset)
@@ -52,10 +52,7 @@ def properties_and_status(pool: Pool, dataset: str) -> "tuple[dict[str, str], st
 
 
 def volumes(pool: Pool, root: str) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
-    """The `properties` of `root`, and those of the zvols below it, by name without the root's.
-
-    Complete or an error.
-    """
+    """The `properties` of `root`, and those of the zvols below it by name without `root`. Complete, or an error."""
     found = _parse(pool.read([*_OWN, "-t", "filesystem,volume", "-d", "1", "all", root]))
     own = found.pop(root, {})
     prefix = root + "/"
@@ -67,7 +64,7 @@ def volumes(pool: Pool, root: str) -> "tuple[dict[str, str], dict[str, dict[str,
 
 
 def with_own_volmode(pool: Pool, root: str) -> "dict[str, str]":
-    """The zvols below `root` whose volmode is set on themselves, with its value."""
+    """The zvols below `root` that have a volmode of their own, with its value."""
     argv = ["zfs", "get", "-H", "-o", "name,value", "-s", "local,received", "-t", "volume", "-r", "volmode", root]
     rows = [line.split("\t") for line in pool.read(argv).splitlines()]
     return {row[0]: row[1] for row in rows}

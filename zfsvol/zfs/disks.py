@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The disks of pools: which may be searched for pools, and which a new pool may have. Changes nothing.
+"""The disks of pools: which may be searched for pools, and which a new pool may use. Changes nothing.
 
-A guest may write the label of any pool to its disk. So only what can be the host's own is given to zpool, and "empty"
-is what is known to be, not what nothing is known of.
+A guest may write the label of any pool to its disk. So zpool only gets devices that must be the host's own, and a
+device counts as empty only if it is known to be.
 """
 
 import errno
@@ -17,23 +17,23 @@ from zfsvol.zfs import pools
 _DESTROYED = "2"  # a pool's state in its label
 _SMALLEST = 64 << 20  # bytes; SPA_MINDEVSIZE of OpenZFS, which zpool looks at only after it has written to the disk
 
-# Seconds that udev or blkid may look at a device which has just changed.
+# Seconds that udev or blkid may keep a device open that has just changed.
 _IDLE_LIMIT = 5
 _POLL = 0.1
 
-# blkid's exit statuses, and what it tells of a partition without a look into it.
+# blkid's exit statuses, and the fields that it reads from the partition table and not from the partition.
 _NOTHING, _AMBIVALENT = 2, 8
 _OF_THE_TABLE = ("DEVNAME", "PART_ENTRY_")
 
-# zpool's own partitioning of a whole disk: one for the pool, and a small one at the end.
+# The partitions that zpool makes on a whole disk: one for the pool, and a small one at the end.
 _ZFS_TYPES = ("6a898cc3-1dd2-11b2-99a6-080020736631", "6a945a3b-1dd2-11b2-99a6-080020736631")
 
 
 def searchable(named: "list[str]", in_use: "list[str]") -> "list[str]":
-    """The devices that may be searched for pools, by names that last: the host's own, and those that are `named`.
+    """The devices that may be searched for pools, by stable names: the host's own, and the `named` ones.
 
-    Named ones come with their partitions. A zvol, and what lies on one, is never among them, nor are the disks of pools
-    that are imported (`in_use`): to read a disk that has failed may take for ever. No device is opened.
+    The partitions of named devices are included. Zvols and devices on zvols are never included; nor are the disks of
+    imported pools (`in_use`), since a read from a failed disk may take for ever. Opens no device.
     """
     taken = {name for path in in_use for name in blockdevice.below(blockdevice.kernel_name(path))}
     wanted = {blockdevice.kernel_name(path) for path in named}
@@ -46,14 +46,14 @@ def searchable(named: "list[str]", in_use: "list[str]") -> "list[str]":
         if name in wanted:
             if not blockdevice.is_on_zvol(name):
                 found.append(name)
-        # A part of an array, or one of several paths, is searched through what is built on it.
+        # A member of an array, or one of several paths, is searched through the device built on it.
         elif blockdevice.is_host_disk(name) and not blockdevice.holders(name):
             found.append(name)
     return [lasting.get(name, blockdevice.node(name)) for name in found]
 
 
 def pools_on(devices: "list[str]") -> "set[str]":
-    """The guids of the pools whose labels the devices or their partitions bear."""
+    """The guids of the pools that have labels on the devices or their partitions."""
     nodes = [
         node
         for device in devices
@@ -64,7 +64,7 @@ def pools_on(devices: "list[str]") -> "set[str]":
 
 
 def require_free(path: str) -> None:
-    """Raises DeviceInvalid for what a pool cannot have, SRInUse where anything uses it or a part of it."""
+    """Raises DeviceInvalid if a pool cannot use the device, SRInUse if anything uses it or a part of it."""
     try:
         is_block = stat.S_ISBLK(os.stat(path).st_mode)
     except OSError as error:
@@ -74,8 +74,8 @@ def require_free(path: str) -> None:
     if blockdevice.is_on_zvol(blockdevice.kernel_name(path)):
         raise DeviceInvalid(f"{path} is a zvol, or lies on one: a pool cannot be made of a disk in another pool.")
     try:
-        # The kernel grants an exclusive open only if nobody holds the device: no mount, swap, RAID, LVM or pool, be
-        # it on the whole device or on a partition of it.
+        # The kernel refuses an exclusive open while a mount, swap, RAID, LVM or pool holds the device or a partition
+        # of it.
         descriptor = os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -99,14 +99,14 @@ def _in_use(path: str, users: "list[str]") -> SRInUse:
     if not users:
         on_it = pools_on([path])
         users = [f"the pool {name} is on it" for guid, name in pools.imported().items() if guid in on_it]
-    users = users or ["a program holds it ('fuser -v' and 'lsblk' may tell which)"]
+    users = users or ["a program holds it ('fuser -v' and 'lsblk' may show which)"]
     return SRInUse(f"{path} is in use: {'; '.join(users[:3])}. Choose another device.")
 
 
 def require_empty(path: str) -> None:
-    """Raises SRInUse unless the device is known to hold nothing, or what a destroyed pool has left.
+    """Raises SRInUse unless the device is known to hold nothing, or only the remains of a destroyed pool.
 
-    A partition table is content: what is in the partitions may be of no kind that anybody knows.
+    A partition table counts as content: its partitions may hold data that blkid does not recognise.
     """
     content = _content(path)
     if not content or _is_destroyed_pool(path, content):
@@ -118,13 +118,13 @@ def require_empty(path: str) -> None:
 
 
 def _content(path: str) -> "dict[str, str]":
-    """What blkid finds on the device; nothing where it finds nothing for certain."""
+    """What blkid finds on the device; empty only if blkid is certain that there is nothing."""
     try:
         output = command.run(["blkid", "-p", "-o", "export", path], command.READ_LIMIT)
     except command.CommandFailed as error:
         if error.status == _NOTHING:
             return {}
-        said = "signatures of several kinds" if error.status == _AMBIVALENT else "what blkid cannot read"
+        said = "signatures of several kinds" if error.status == _AMBIVALENT else "something that blkid cannot read"
         return {"UNKNOWN": said}
     pairs = (line.partition("=") for line in output.splitlines())
     return {name: value for name, _, value in pairs if not name.startswith(_OF_THE_TABLE)}
@@ -142,12 +142,12 @@ def _described(path: str, content: "dict[str, str]") -> str:
     inside = []
     for node in blockdevice.partitions(path):
         found = _content(node)
-        inside.append(f"{node} holds {_described(node, found)}" if found else f"{node} holds nothing that is known")
+        inside.append(f"{node} holds {_described(node, found)}" if found else f"{node} holds nothing known")
     return "a partition table ({}){}".format(content["PTTYPE"], "; " + ", ".join(inside) if inside else "")
 
 
 def _is_destroyed_pool(path: str, content: "dict[str, str]") -> bool:
-    """Whether all that is on the device was left by a pool that was destroyed, and by zpool's own partitioning."""
+    """Whether the device holds only the remains of a destroyed pool, including the partitions that zpool made."""
     if content.get("TYPE") == "zfs_member" and "PTTYPE" not in content:
         return pools.label(path).get("state") == _DESTROYED
     parts = blockdevice.partitions(path)

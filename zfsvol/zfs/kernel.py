@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the ZFS kernel module tells without a child process and without ever waiting: its pools and their states."""
+"""The state of the ZFS kernel module and of its pools, read without a child process and without ever waiting."""
 
 import os
 
@@ -15,12 +15,12 @@ SUSPENDED = "SUSPENDED"
 
 
 def is_loaded() -> bool:
-    """Whether the kernel module is there."""
+    """Whether the kernel module is loaded."""
     return os.path.exists("/dev/zfs")
 
 
 def load_module() -> None:
-    """Loads the kernel module where it is not there. Raises SRUnavailable where that fails."""
+    """Loads the kernel module if it is not loaded. Raises SRUnavailable if that fails."""
     if is_loaded():
         return
     try:
@@ -30,11 +30,11 @@ def load_module() -> None:
 
 
 def ensure_hostid() -> None:
-    """Gives this host an id where it has none. One that is there is never changed.
+    """Gives this host an id if it has none. Never changes an existing one.
 
-    ZFS writes the id into the labels of pools that it imports, and refuses a pool with another host's. Without one on
-    both hosts it imports a pool that is in use elsewhere without a word. The module reads the file each time.
-    The format is that of zgenhostid: 4 bytes. A crash leaves no file, or a whole one.
+    ZFS writes the id into the labels of the pools that it imports, and refuses a pool with another host's id. If both
+    hosts lack an id, it imports a pool that the other host uses without a warning. The module reads the file each time.
+    The format is zgenhostid's: 4 bytes. A crash leaves no file, or a complete one.
     """
     if has_hostid():
         return
@@ -48,7 +48,7 @@ def ensure_hostid() -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.link(temporary, _HOSTID)  # and not rename: another verb may have made one by now
+        os.link(temporary, _HOSTID)  # not rename: another verb may have made the file meanwhile
     except FileExistsError:
         pass
     except OSError as error:
@@ -66,7 +66,7 @@ def has_hostid() -> bool:
 
 
 def state(pool: str) -> "str | None":
-    """ONLINE, DEGRADED, FAULTED, SUSPENDED … as the kernel has it now; None where the pool is not imported."""
+    """The pool's state in the kernel: ONLINE, DEGRADED, FAULTED, SUSPENDED …; None if the pool is not imported."""
     try:
         return files.text(os.path.join(_KSTAT, pool, "state")).strip()
     except OSError:

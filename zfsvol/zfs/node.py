@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The device node of a zvol: made to appear while the VDI is attached, found, made to vanish.
+"""The device node of a zvol: it exists while the VDI is attached.
 
-A zvol has a node while its volmode is dev; the root's volmode, which all inherit, is none. Whose a node is the kernel
-tells (BLKZNAME), so that links of udev, which come late, never, or lead to another zvol's node, are mere hints.
+A zvol has a node while its volmode is dev; all zvols inherit the volmode none from the root. The kernel says which zvol
+a node belongs to (BLKZNAME). udev's links come late or never, or lead to another zvol's node: they are only hints.
 
-To open a node may never return, where the pool's disk has failed and the pool does not know yet: another process does
-it, and is given up after a while.
+Opening a node may never return if the pool's disk has failed and the pool has not noticed. So another process opens
+it, and is abandoned after a time limit.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 _NODE = re.compile(r"zd[0-9]+\Z")  # not the partitions, zd0p1
-# Of OpenZFS (include/sys/fs/zfs.h): the name of a zvol, by its open device; _IOR(0x12, 125, char[256]).
+# OpenZFS's ioctl for the name of a zvol by its open device (include/sys/fs/zfs.h): _IOR(0x12, 125, char[256]).
 _BLKZNAME = (2 << 30) | (256 << 16) | (0x12 << 8) | 125
 
 # Seconds.
@@ -39,14 +39,14 @@ _AGAIN = 1
 
 
 class Opened:
-    """A process that has the node open within its `with`: meanwhile it cannot become the node of another zvol."""
+    """A process keeps the node open within the `with`, so that the node cannot become another zvol's."""
 
     def __init__(self, path: str, zvol: str) -> None:
         self._path = path
         self._zvol = zvol
 
     def __enter__(self) -> "Opened":  # noqa: PYI034 - Python 3.6 has no Self
-        """Raises NodeMissing where the path is not this zvol's node, or opening it takes too long."""
+        """Raises NodeMissing if the path is not this zvol's node, or if opening it takes too long."""
         self._process = bounded.Process(lambda: _matching([self._path], self._zvol))
         try:
             is_opened = bool(self._process.answer(_OPEN_LIMIT))
@@ -70,7 +70,7 @@ def _stuck(zvol: str) -> NodeMissing:
 
 
 def _matching(paths: "Iterable[str]", zvol: str) -> str:
-    """The first of the paths that is the node of the zvol, which this leaves open; "" if none is. For `bounded`."""
+    """The first of the paths that is the zvol's node, which stays open; "" if there is none. For `bounded`."""
     for path in paths:
         for _ in range(_OPEN_TRIES):
             try:
@@ -78,7 +78,7 @@ def _matching(paths: "Iterable[str]", zvol: str) -> str:
             except FileNotFoundError:
                 break
             except OSError:
-                time.sleep(_POLL)  # it is about to vanish, or ZFS is busy with the names of zvols
+                time.sleep(_POLL)  # it is about to vanish, or ZFS is busy with the zvols' names
                 continue
             try:
                 name = fcntl.ioctl(descriptor, _BLKZNAME, bytes(256)).split(b"\0")[0]
@@ -99,7 +99,7 @@ def _asked(action: "Callable[[], str]", zvol: str, limit: float = _OPEN_LIMIT) -
 
 
 def is_of(path: str, zvol: str) -> bool:
-    """Whether the path is the node of this zvol now. Raises NodeMissing where it does not answer."""
+    """Whether the path is the node of this zvol now. Raises NodeMissing if it does not answer."""
     return os.path.exists(path) and bool(_asked(lambda: _matching([path], zvol), zvol))
 
 
@@ -108,12 +108,12 @@ def _nodes() -> "set[str]":
 
 
 def _link(name: str) -> str:
-    """Where udev's link to a zvol is, or the directory of those in a pool: zvol_id writes blanks as plus signs."""
+    """The path of udev's link to a zvol, or of a pool's directory of links. zvol_id writes blanks as plus signs."""
     return "/dev/zvol/" + name.replace(" ", "+")
 
 
 def _of_other_pools(zvol: str) -> "set[str]":
-    """Those that udev says are of zvols in other pools: to open one of a sick pool may take for ever."""
+    """The nodes of zvols in other pools, by udev's links. Opening a node of a sick pool may take for ever."""
     own = _link(zvol.partition("/")[0])
     found: "set[str]" = set()
     for directory, below, names in os.walk("/dev/zvol"):
@@ -129,16 +129,16 @@ def _linked(zvol: str) -> "list[str]":
 
 
 def find(zvol: str) -> "str | None":
-    """The zvol's node, None if it has none. Raises NodeMissing where nodes of the pool do not answer."""
+    """The zvol's node, None if it has none. Raises NodeMissing if nodes of the pool do not answer."""
     candidates = [*_linked(zvol), *sorted(_nodes() - _of_other_pools(zvol))]
     return (_asked(lambda: _matching(candidates, zvol), zvol) or None) if candidates else None
 
 
 def wait(zvols: "Iterable[str]") -> None:
-    """Until the zvols, of which nodes are to be expected, have them, or for some seconds for all together.
+    """Waits until the zvols have the nodes that are due, for some seconds in all.
 
-    ZFS makes a node when it has replayed what was flushed to the zvol before the power went; without a node it would
-    not.
+    ZFS makes a zvol's node once it has replayed the writes that were flushed before a power cut. A zvol whose node is
+    hidden earlier is not replayed.
     """
     end = time.monotonic() + _HIDE_LIMIT
     for zvol in zvols:
@@ -147,9 +147,9 @@ def wait(zvols: "Iterable[str]") -> None:
 
 
 def show(pool: Pool, zvol: str) -> str:
-    """Makes the zvol's node appear, if it is not there, and answers with its path: /dev/zd16.
+    """Makes the zvol's node appear, if it has none, and returns its path: /dev/zd16.
 
-    Raises Missing, NodeMissing. A crash leaves the node, which `hide` takes back.
+    Raises Missing, NodeMissing. A crash may leave the node, which `hide` removes.
     """
     known = _nodes()
     end = time.monotonic() + _SHOW_LIMIT
@@ -160,18 +160,18 @@ def show(pool: Pool, zvol: str) -> str:
             return path
         known = set()
     raise NodeMissing(
-        f"The zvol {zvol} has had no device node for {_SHOW_LIMIT} seconds. Look at the kernel's log, and whether udev "
+        f"The zvol {zvol} got no device node within {_SHOW_LIMIT} seconds. Look at the kernel's log, check that udev "
         "works ('udevadm settle'), and try again."
     )
 
 
 def _appeared(zvol: str, known: "set[str]") -> str:
-    """The zvol's node, once it is there; "" if it does not come within a second. `known` is not looked at."""
+    """The zvol's node, as soon as it appears; "" if it does not within a second. Does not open the `known` nodes."""
 
     def look() -> str:
         end = time.monotonic() + _AGAIN
         while time.monotonic() < end:
-            # What was there before is looked at last: with many disks attached it would take its time.
+            # New nodes first: with many disks attached, opening all of them would take long.
             new = _nodes() - known
             path = _matching([*sorted(new - _of_other_pools(zvol) if new else new), *_linked(zvol)], zvol)
             if path:
@@ -183,10 +183,10 @@ def _appeared(zvol: str, known: "set[str]") -> str:
 
 
 def hide(pool: Pool, zvol: str, path: "str | None") -> bool:
-    """Takes the zvol's node away; `path` is where it was last seen. False if something has it open for too long.
+    """Removes the zvol's node; `path` is where it was last seen. False if it stays, as when something has it open.
 
-    Raises nothing. ZFS is silent where it cannot remove a node because udev, blkid or LVM are looking at it: so it is
-    told again until the node is gone.
+    Raises nothing. ZFS fails silently while udev, blkid or LVM have the node open: so this repeats the command until
+    the node is gone.
     """
     end = time.monotonic() + _HIDE_LIMIT
     try:
@@ -206,15 +206,15 @@ def hide(pool: Pool, zvol: str, path: "str | None") -> bool:
                 break
             time.sleep(_HIDE_POLL)
     except StorageError as error:
-        log.warning(f"{zvol}: the device node stays: {error}")
+        log.warning(f"{zvol}: its device node stays: {error}")
         return False
-    log.warning(f"{zvol}: its device node {path} stays, something has it open ('fuser -v {path}')")
+    log.warning(f"{zvol}: its device node {path} stays, since something has it open ('fuser -v {path}')")
     _remember(pool, zvol)
     return False
 
 
 def _is_still_of(path: str, zvol: str) -> bool:
-    """Whether the node is the zvol's, or that of a zvol which ZFS has removed while it was open, as 2.3 does."""
+    """Whether the node is the zvol's, or belongs to a zvol that ZFS removed while it was open, as 2.3 does."""
 
     def look() -> str:
         if _matching([path], zvol):
@@ -231,7 +231,7 @@ def _is_still_of(path: str, zvol: str) -> bool:
 
 
 def _remember(pool: Pool, zvol: str) -> None:
-    """Lets the zvol's volmode tell of a node that could not be taken away: SR.attach looks for those."""
+    """Marks a zvol whose node could not be removed by its volmode: SR.attach looks for those."""
     try:
         changes.set_properties(pool, zvol, {"volmode": "dev"})
     except StorageError as error:

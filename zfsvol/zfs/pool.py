@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The way to one imported pool: its state, and the one place that runs commands on it and reads their complaints."""
+"""Access to one imported pool: its state, its commands and the meaning of their error messages."""
 
 import time
 
@@ -22,19 +22,19 @@ _BUSY_PAUSE = 0.25
 
 
 class Missing(StorageError):
-    """The dataset or pool does not exist. Callers know what it was to be, and raise the error that says so."""
+    """The dataset or pool does not exist. Callers know what it stands for, and raise the error that says so."""
 
 
 class Exists(StorageError):
-    """The dataset or pool exists already. Callers know what it was to be."""
+    """The dataset or pool exists already. Callers know what it stands for."""
 
 
 class Busy(StorageError):
-    """Something has the dataset or pool open, or did a moment ago. Callers find out what."""
+    """Something has the dataset or pool open, or had a moment ago. Callers find out what."""
 
 
-# What a message of zfs or zpool means, by a part of it: the wording of 2.1 to 2.4. What a later release words
-# differently is told as it is, by CommandFailed.
+# The errors for parts of zfs's and zpool's messages, as 2.1 to 2.4 word them. If a later release words one differently,
+# CommandFailed shows it as it is.
 _MEANINGS: "tuple[tuple[str, type[StorageError]], ...]" = (
     ("pool I/O is currently suspended", SRUnavailable),
     ("dataset does not exist", Missing),
@@ -56,7 +56,7 @@ _MEANINGS: "tuple[tuple[str, type[StorageError]], ...]" = (
 
 
 def meaning(error: CommandFailed) -> StorageError:
-    """The error of this driver for what a zfs or zpool command said; `error` itself where there is none."""
+    """The driver's error for the message of a zfs or zpool command; `error` itself if the message is unknown."""
     for part, kind in _MEANINGS:
         if part in error.stderr:
             return kind(" ".join(error.stderr.split()))
@@ -64,42 +64,42 @@ def meaning(error: CommandFailed) -> StorageError:
 
 
 class Pool:
-    """One imported pool. `held`: descriptors of the locks under which its commands run, and which they keep."""
+    """One imported pool. `held`: descriptors of the locks that its commands inherit."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.held: "list[int]" = []
 
     def require(self) -> None:
-        """Raises SRUnavailable where commands on this pool would fail or hang. No child process for a healthy one."""
+        """Raises SRUnavailable if commands on this pool would fail or hang. No child process if the pool is healthy."""
         state = kernel.state(self.name)
         if state is None:
             raise SRUnavailable(f"The pool {self.name} is not imported on this host. Plug the SR's PBD to import it.")
         if state == kernel.SUSPENDED:
             raise SRUnavailable(
-                f"The pool {self.name} is suspended, as it lost a disk that it cannot do without: {self._illness()}. "
+                f"The pool {self.name} is suspended because it lost a disk that it needs: {self._illness()}. "
                 f"Reconnect the disk, then run 'zpool clear {self.name}'."
             )
 
     def read(self, argv: "list[str]") -> str:
-        """The output of one command that changes nothing. Raises Missing, SRUnavailable, CommandFailed and so on."""
+        """The output of one command that changes nothing. Raises Missing, SRUnavailable, CommandFailed and others."""
         return self.finish(self.start(argv), READ_LIMIT)
 
     def change(self, argv: "list[str]") -> str:
-        """The output of one command that changes something; repeated for some seconds while its target is busy."""
+        """The output of one command that changes something. Repeats it for some seconds while its target is busy."""
         return when_idle(lambda: self.finish(self.start(argv), WRITE_LIMIT))
 
     def start(self, argv: "list[str]") -> command.Child:
-        """A command that runs beside this process; `finish` must follow."""
+        """Starts a command beside this process; `finish` must follow."""
         return command.Child(argv, held=self.held)
 
     def finish(self, child: command.Child, limit: float) -> str:
-        """The output of a started command, which is given up when the pool is suspended. Raises as `read`."""
+        """The output of a started command. Gives the command up if the pool is suspended. Raises as `read`."""
         try:
             return child.finish(limit, lambda: kernel.state(self.name) == kernel.SUSPENDED)
         except CommandFailed as error:
             if "suspended" in error.stderr:
-                self.require()  # it says which disk is the reason
+                self.require()  # its error names the disk
             raise meaning(error) from None
         except CommandTimeout as error:
             log.warning(str(error))
@@ -115,11 +115,11 @@ class Pool:
         return self.read(["zpool", "list", "-Hp", "-o", ",".join(columns), self.name]).rstrip("\n").split("\t")
 
     def _illness(self) -> str:
-        """What a suspended pool suffers from: `zpool status` still answers, as a rule."""
+        """Why the pool is suspended, by `zpool status`, which usually still answers."""
         try:
             return text.read(command.run(status_command(self.name), _SUSPENDED_LIMIT))[0].health()
         except (StorageError, IndexError) as error:
-            return str(error) or "'zpool status' tells nothing"
+            return str(error) or "'zpool status' shows nothing"
 
 
 def status_command(pool: str) -> "list[str]":
@@ -128,9 +128,9 @@ def status_command(pool: str) -> "list[str]":
 
 
 def when_idle(action: "Callable[[], _Answer]") -> "_Answer":
-    """The action's answer. It is repeated for some seconds while it raises Busy.
+    """Runs the action, again for some seconds while it raises Busy, and returns its result.
 
-    Two changes of one zvol at a time, and udev or blkid that have just opened a device node, make it so for a moment.
+    A zvol is busy for a moment while another command changes it, or while udev or blkid have its device node open.
     """
     end = time.monotonic() + _BUSY_LIMIT
     while True:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Pools: which are imported and which can be, made, imported by their guid, exported, destroyed.
+"""Pools: listed, created, imported by their guid, exported, destroyed.
 
-A pool is known by its guid. Two pools may have one name, and a guest may give any name to a pool on its disk.
+The guid identifies a pool. Two pools may have the same name, and a guest may give any name to a pool on its disk.
 """
 
 from zfsvol import log
@@ -12,15 +12,15 @@ from zfsvol.zfs import text
 from zfsvol.zfs.changes import options
 from zfsvol.zfs.pool import Missing, Pool
 
-# A pool that is imported only to be looked at has a name of this kind, so that one left behind by a crash is known.
+# The name of a pool that is imported only for a look. One that a crash leaves behind is recognised by it.
 _PROBE = "zfs-vol-probe-"
 
-# Seconds. An import reads the pool's log and may wait for slow disks; multihost adds a wait of its own.
+# Seconds. An import reads the pool's intent log and may wait for slow disks; multihost adds its own wait.
 IMPORT_LIMIT = 1200
 
 
 class UsedElsewhere(SRInUse):
-    """Another host has the pool imported, or had when it died. An import by force is possible."""
+    """Another host has the pool imported, or had it imported when it died. A forced import is possible."""
 
 
 def imported() -> "dict[str, str]":
@@ -30,21 +30,21 @@ def imported() -> "dict[str, str]":
 
 
 def disks_in_use() -> "list[str]":
-    """The paths of the disks of all imported pools, links resolved. Answers for a pool whose disk does not, too."""
+    """The paths of the disks of all imported pools, links resolved. Answers even if a pool's disk does not."""
     output = command.run(["zpool", "list", "-vHPL", "-o", "name"], READ_LIMIT)
     words = [line.split("\t")[1] for line in output.splitlines() if line.startswith("\t")]
     return [word for word in words if word.startswith("/")]
 
 
 def version() -> "list[str]":
-    """The versions of the commands and of the kernel module, a line each."""
+    """The versions of the commands and of the kernel module, one line each."""
     return command.run(["zfs", "version"], READ_LIMIT).splitlines()
 
 
 def importable(devices: "list[str]") -> "list[text.Pool]":
     """The pools on these devices that are not imported.
 
-    One search at a time: of 30 that ran five at a time in the lab, 10 found no pool that was there (2.1).
+    One search at a time: in the lab, of 30 searches that ran five at a time, 10 missed a pool that was there (2.1).
     """
     if not devices:
         return []
@@ -57,12 +57,12 @@ def importable(devices: "list[str]") -> "list[text.Pool]":
 
 
 def _searching(argv: "list[str]") -> str:
-    """The output of a `zpool import`; of one at a time, unless that takes too long."""
+    """The output of a `zpool import`. One at a time, unless the wait for its turn takes too long."""
     try:
         with lock.search():
             return command.run(argv, IMPORT_LIMIT)
     except LockTimeout as error:
-        log.warning(f"disks are searched for pools beside another search: {error}")
+        log.warning(f"searching disks for pools while another search runs: {error}")
     return command.run(argv, IMPORT_LIMIT)
 
 
@@ -71,7 +71,7 @@ def _search(devices: "list[str]") -> "list[str]":
 
 
 def label(device: str) -> "dict[str, str]":
-    """The ZFS label on a block device: `name` and `pool_guid` of the pool, its `state` (2: destroyed); or nothing."""
+    """The ZFS label on a block device: the pool's `name`, `pool_guid`, `state` (2: destroyed) …; empty if none."""
     try:
         output = command.run(["zdb", "-l", device], READ_LIMIT)
     except CommandFailed:
@@ -79,7 +79,7 @@ def label(device: str) -> "dict[str, str]":
     found: "dict[str, str]" = {}
     for line in output.splitlines():
         name, colon, value = line.strip().partition(": ")
-        if colon:  # the vdev tree below the pool's own lines has names of the same
+        if colon:  # the first counts: the vdev tree below the pool's own lines repeats some names
             found.setdefault(name, value.strip("'"))
     return found
 
@@ -94,8 +94,8 @@ def create(
 ) -> None:
     """`zpool create` without mountpoint or cache file. `vdevs`: words that `layout` has checked.
 
-    Raises CommandFailed with zpool's reason. A dry run comes first: zpool writes partition tables before it has looked
-    at everything, and a refusal must have written nothing.
+    Raises CommandFailed with zpool's reason. A dry run comes first: zpool writes partition tables before it has checked
+    everything, and a refusal must write nothing.
     """
     for rehearsal in (["-n"], []):
         pool.change(
@@ -112,7 +112,7 @@ def create(
 def import_(guid: str, devices: "list[str]", *, force: bool, own: bool) -> None:
     """Imports the pool with this guid from these devices. Nothing is mounted.
 
-    `own`: one that the driver made, which no boot script shall import before SR.attach does (no cache file). Raises
+    `own`: the driver made the pool, and no boot script may import it before SR.attach does (no cache file). Raises
     Missing, UsedElsewhere (force would help) and CommandFailed with zpool's reason.
     """
     words = ["-N", *(["-o", "cachefile=none"] if own else []), *(["-f"] if force else [])]
@@ -120,7 +120,7 @@ def import_(guid: str, devices: "list[str]", *, force: bool, own: bool) -> None:
 
 
 def import_to_look(guid: str, devices: "list[str]", *, force: bool) -> Pool:
-    """Imports a pool read-only, without mounts and under another name; `export` must follow. Raises as `import_`."""
+    """Imports a pool read-only and under another name, without mounts; `export` must follow. Raises as `import_`."""
     name = _PROBE + guid
     words = ["-N", "-t", "-o", "readonly=on", *(["-f"] if force else [])]
     _import([*words, *_search(devices), guid, name])
@@ -128,13 +128,13 @@ def import_to_look(guid: str, devices: "list[str]", *, force: bool) -> Pool:
 
 
 def import_as(guid: str, devices: "list[str]", name: str) -> Pool:
-    """Imports a pool under a new name, which it keeps. Nothing is mounted. Raises as `import_`."""
+    """Imports a pool under a new name for good. Nothing is mounted. Raises as `import_`."""
     _import(["-N", "-o", "cachefile=none", *_search(devices), guid, name])
     return Pool(name)
 
 
 def new_guid(pool: Pool) -> None:
-    """Gives the pool a new guid: it was copied with the one that it has."""
+    """Gives the pool a new guid: as a copy, it has the original's."""
     pool.change(["zpool", "reguid", pool.name])
 
 
@@ -144,7 +144,7 @@ def devices(pool: Pool) -> "list[str]":
 
 
 def is_to_look(name: str) -> bool:
-    """Whether `import_to_look` has given a pool this name."""
+    """Whether `import_to_look` gave a pool this name."""
     return name.startswith(_PROBE)
 
 
@@ -164,7 +164,7 @@ def _import(words: "list[str]") -> None:
 
 
 def export(pool: Pool) -> None:
-    """Raises Missing, and Busy where something still has a dataset of it open."""
+    """Raises Missing, and Busy if something still has a dataset of the pool open."""
     lock.note_change()
     try:
         pool.change(["zpool", "export", pool.name])
@@ -173,12 +173,12 @@ def export(pool: Pool) -> None:
 
 
 def destroy(pool: Pool) -> None:
-    """Raises as `export`. `zpool import -D` can still bring the pool back until its disks are used again."""
+    """Raises as `export`. `zpool import -D` can bring the pool back until its disks are used again."""
     pool.change(["zpool", "destroy", pool.name])
 
 
 def guid(pool: Pool) -> str:
-    """The pool's guid, a decimal number. Raises SRUnavailable where the pool is not imported."""
+    """The pool's guid, a decimal number. Raises SRUnavailable if the pool is not imported."""
     try:
         return pool.values("guid")[0]
     except Missing:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The channel programs: what ZFS does for the driver in one transaction, with everything looked at before.
+"""The channel programs: ZFS runs each in one transaction, which checks everything before it changes anything.
 
-`remove.lua` and `set.lua` begin with what they are given and what they answer.
+`remove.lua` and `set.lua` describe their arguments and answers at the top.
 """
 
 import errno
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("remove.lua", "set.lua"))
 
-# Datasets at a time: the pool's other changes wait meanwhile.
+# Datasets in one transaction: the pool's other changes wait meanwhile.
 _PRUNED_AT_ONCE = 100
 _SET_AT_ONCE = 1000
 
@@ -29,7 +29,7 @@ _BOOKMARK_TRIES = 3
 
 
 class Kept:
-    """What stays of removed zvols: `reserved` = bytes of each one's reservation; `foreign` = those others' keep."""
+    """Removed zvols that stay. `reserved`: each one's reservation in bytes; `foreign`: those with others' snapshots."""
 
     def __init__(self, reserved: "dict[str, int]", foreign: "list[str]") -> None:
         self.reserved = reserved
@@ -37,14 +37,14 @@ class Kept:
 
 
 def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
-    """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, at once.
+    """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, in one transaction.
 
-    That is the action "remove", which also takes along what a killed Volume.revert has left for the VDI; "replace" does
-    not; "discard" removes any zvol.
+    That is the action "remove", which also removes what a killed Volume.revert left for the VDI; "replace" does not.
+    "discard" removes any zvol.
 
-    What others were made from, or what has snapshots of other programs, stays, marked as removed, with nothing in it
-    but what they need. Raises Missing, Busy (its text is the zvol that is open), NoSpace,
-    StorageError with ZFS's own reason; then nothing has changed.
+    A zvol that others were made from, or that has snapshots of other programs, stays: it is marked as removed and keeps
+    only the data that they need. Raises Missing, Busy (its text is the open zvol), NoSpace, and StorageError with ZFS's
+    own reason; then nothing has changed.
     """
     answer = _remove(pool, root, action, name)
     for _ in range(_BOOKMARK_TRIES):
@@ -53,26 +53,26 @@ def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
         _destroy_newest_bookmarks(pool, answer["bookmarks"])
         answer = _remove(pool, root, action, name)
     if "bookmarks" in answer:
-        raise StorageError("{} cannot be removed: somebody goes on making bookmarks.".format(answer["bookmarks"]))
+        raise StorageError("{} cannot be removed: somebody keeps making bookmarks.".format(answer["bookmarks"]))
     if "missing" in answer:
         raise Missing(answer["missing"])
     if "error" in answer:
         raise _refused(answer["error"], "{} cannot be removed".format(answer["at"]))
-    # An empty table of Lua is an empty object.
+    # Lua's empty table becomes an empty JSON object.
     stuck = list(dict(answer["stuck"]).values())
     if stuck:
         try:
             prune(pool, root, stuck)
-        except StorageError as error:  # the VDI is gone all the same; SR.attach tries again
+        except StorageError as error:  # the VDI is removed nevertheless; SR.attach tries again
             log.warning(f"{root}: bookmarks keep space of removed disks: {error}")
     return Kept(dict(answer["kept"]), list(dict(answer["foreign"]).values()))
 
 
 def _destroy_newest_bookmarks(pool: Pool, zvol: str) -> None:
-    """Destroys the bookmarks that are newer than the zvol's newest snapshot, and so forbid a roll back to that.
+    """Destroys the bookmarks that are newer than the zvol's newest snapshot and so prevent a rollback to it.
 
-    They hold no data, and their owners can do nothing with them: the zvol will have no newer content. Replication goes
-    on from the others.
+    They hold no data, and are useless to their owners, since the zvol will get no newer content. Replication can
+    continue from the other bookmarks.
     """
     argv = ["zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", "name,createtxg", "-d", "1", zvol]
     made = {name: int(txg) for name, txg in (line.split("\t") for line in pool.read(argv).splitlines())}
@@ -82,21 +82,21 @@ def _destroy_newest_bookmarks(pool: Pool, zvol: str) -> None:
             try:
                 changes.destroy(pool, name)
             except Missing:
-                pass  # its owner has done it
+                pass  # its owner has destroyed it
 
 
 def open_below(pool: Pool, root: str) -> "list[str]":
-    """The zvols and snapshots below a root that something has open, be it a program or the kernel.
+    """The zvols and snapshots below a root that a program or the kernel has open.
 
-    It changes nothing, and waits for a transaction group all the same: in a program that ZFS runs as one that only
-    reads, `zfs.check.rollback` answers 0 for an open zvol (2.1 and 2.3), and nothing else tells of one with snapshots.
+    It changes nothing, and still waits for a transaction group: in a read-only channel program, `zfs.check.rollback`
+    answers 0 for an open zvol (2.1 and 2.3), and no other check finds an open zvol with snapshots.
     """
     found = json.loads(pool.read(_removal(root, "open")))["return"]["open"]
     return sorted(dict(found).values())
 
 
 def _refused(number: int, sentence: str) -> StorageError:
-    """The error for an errno that a channel program answered with."""
+    """The error for an errno from a channel program."""
     kind = NoSpace if number == errno.ENOSPC else StorageError
     return kind(f"{sentence}: {os.strerror(number)}.")
 
@@ -112,10 +112,11 @@ def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
 
 
 def prune(pool: Pool, root: str, datasets: "list[str]") -> None:
-    """Destroys those of the removed zvols, and of the driver's snapshots, that nothing was made from.
+    """Destroys those of the removed zvols and of the driver's snapshots that nothing was made from.
 
-    What only these needed goes, too; a removed zvol that is still needed is rolled back to its newest snapshot, and
-    loses the bookmarks that forbid it. All at once, and nothing that is no such zvol or snapshot is touched.
+    It also destroys what only these needed. It rolls a removed zvol that is still needed back to its newest snapshot,
+    and destroys the bookmarks that prevent it. It touches no other zvols and snapshots. A hundred datasets in one
+    transaction.
     """
     todo = datasets
     for _ in range(_BOOKMARK_TRIES):
@@ -135,17 +136,17 @@ def _removal(root: str, *words: str) -> "list[str]":
 
 
 def set_on_vdis(pool: Pool, datasets: "list[str]", values: "dict[str, str]") -> int:
-    """Sets user properties on VDIs, a thousand in one transaction; how many of `datasets` are VDIs (and so changed).
+    """Sets user properties on VDIs, a thousand VDIs in one transaction; returns how many were changed.
 
-    A zvol that is not there, or was removed, is passed over: `zfs set` would change what is left of a removed one.
-    Raises NoSpace.
+    Skips datasets that do not exist or are removed VDIs; `zfs set` would change the remains of a removed one. Raises
+    NoSpace.
     """
     pairs = [word for pair in values.items() for word in pair]
     return _set(pool, datasets, ["set", str(len(values)), *pairs])
 
 
 def unset_on_vdi(pool: Pool, dataset: str, name: str) -> int:
-    """Unsets a user property of a VDI; one that is not set is no error. 0 where it is no VDI."""
+    """Unsets a user property of a VDI; it need not be set. Returns 0 if the dataset is no VDI, else 1."""
     return _set(pool, [dataset], ["unset", "1", name, "-"])
 
 

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: LGPL-2.1-only
 --
--- Removes zvols of an SR, and what only they needed, in one transaction: all of it happens or nothing does.
+-- Removes zvols of an SR, and what only they needed, in one transaction: all or nothing.
 --
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
@@ -8,21 +8,22 @@
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY prune DATASET...   what was left: zvols and snapshots
 --   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY open               what is open; changes nothing
 --
--- UUID and ZVOL are names below ROOT, DATASETs are whole names. NAME is the property that a VDI has; MARK is the one
--- that makes it a removed one, DATE its value; TEMPORARY is the one that names the clone-on-boot temporary of a disk.
--- A removed zvol stays while others were made from its snapshots, or while it has snapshots of other programs and
--- people, or held ones. It is rolled back to the newest of these, so that nothing but what they need takes space. What a killed revert was to put in the place of a VDI goes with it: it would be taken
--- for the VDI; "replace" leaves it. The answer is a table:
+-- UUID and ZVOL are names below ROOT; DATASETs are whole names. Every VDI has the property NAME. The property MARK,
+-- with the value DATE, marks a removed one. The property TEMPORARY names a disk's clone-on-boot temporary.
 --
---   busy      the zvol that is open: nothing was changed
---   bookmarks the zvol that has some which are newer than its newest snapshot, which forbids the roll back: nothing was
---             changed
---   error     an errno of ZFS for the zvol `at`: nothing was changed
---   missing   there is no such VDI: nothing was changed
---   kept      zvols that are removed and needed, with the bytes of their reservations
---   foreign   those of them that have snapshots, or holds, of other programs or people
---   stuck     zvols that are removed and needed, and could not be rolled back for such bookmarks; of "prune", too
---   open      zvols and snapshots below ROOT that something has open
+-- A removed zvol stays while clones need its snapshots, or while it has held snapshots or snapshots of other programs
+-- and people. It is rolled back to its newest snapshot, so that only what they need takes space. "remove" also removes
+-- the zvol that a killed revert made to replace the VDI, since it would be taken for the VDI; "replace" leaves it. The
+-- answer is a table:
+--
+--   busy      the open zvol; nothing was changed
+--   bookmarks a zvol with bookmarks newer than its newest snapshot, which prevent the rollback; nothing was changed
+--   error     ZFS's errno for the zvol `at`; nothing was changed
+--   missing   there is no such VDI; nothing was changed
+--   kept      the removed zvols that stay, with their reservations in bytes
+--   foreign   those of them that have snapshots or holds of other programs or people
+--   stuck     those of them that such bookmarks kept from being rolled back; "prune" answers this, too
+--   open      the zvols and snapshots below ROOT that something has open
 
 local EAGAIN, EBUSY, EEXIST = 11, 16, 17
 local HEX = "%x%x%x%x"
@@ -32,7 +33,7 @@ local args = ...
 local argv = args["argv"]
 local root, name, mark, date, temporary, action = argv[1], argv[2], argv[3], argv[4], argv[5], argv[6]
 
--- What is set on the dataset itself, or was when it was received from another pool; not on its parents.
+-- The property's value if it is set on the dataset itself or was received with it; not if it is inherited.
 local function own(dataset, property)
     local value, source = zfs.get_prop(dataset, property)
     if source == dataset or source == "$recvd" then
@@ -40,7 +41,7 @@ local function own(dataset, property)
     end
 end
 
--- The driver names each of its snapshots by the uuid of the VDI that it is made for.
+-- The driver names each of its snapshots by the uuid of the VDI that it was made for.
 local function ours(snapshot)
     return string.match(snapshot, "@" .. UUID .. "$") ~= nil
 end
@@ -51,7 +52,7 @@ local function first(iterator)
     end
 end
 
--- The snapshots of a zvol that are of use to nobody go; true if one stays.
+-- Destroys the zvol's snapshots that nobody needs; true if one stays.
 local function needed(zvol)
     local found = false
     for snapshot in zfs.list.snapshots(zvol) do
@@ -80,9 +81,9 @@ local function is_removed(zvol)
     return string.sub(zvol, 1, #root + 1) == root .. "/" and own(zvol, mark) ~= nil
 end
 
--- A removed zvol that is not needed goes, with the snapshot that it was made from if that was for it alone; then the
--- same for the zvol of that snapshot, and so on. `is_certain`: the first is removed, though a full pool may not have
--- taken the mark. The answer is the zvol that bookmarks have kept from being rolled back.
+-- Destroys a removed zvol that nobody needs, and the snapshot that it was made from if only it needed that. Repeats
+-- this for the zvol of that snapshot, and so on. `is_certain`: the first zvol counts as removed, even if a full pool
+-- refused the mark. The answer is the zvol that bookmarks have kept from being rolled back.
 local function prune(zvol, is_certain)
     while is_certain or is_removed(zvol) do
         is_certain = false
@@ -100,9 +101,9 @@ local function prune(zvol, is_certain)
     end
 end
 
--- Why the zvol cannot be removed now; nil if it can. ZFS itself would roll back one that is open, and refuse to
--- destroy one that has snapshots with the same number as one that is open; from here, it tells which. It does not roll
--- back to a snapshot that somebody has taken in this transaction group: the next group is as good as the end of a use.
+-- Why the zvol cannot be removed now; nil if it can. ZFS would roll back an open zvol without a check, and it refuses
+-- to destroy a zvol with snapshots by the same errno as an open one; these checks tell the two apart. ZFS does not roll
+-- back to a snapshot of the current transaction group (EAGAIN); like a user's end, the next group changes that.
 local function obstacle(zvol)
     local error
     if first(zfs.list.snapshots(zvol)) then
@@ -160,7 +161,7 @@ local function is_open(dataset, check)
     return check(dataset) == EBUSY and not first(zfs.list.holds(dataset))
 end
 
--- What is open of a dataset and of all below it.
+-- Adds the open zvols and snapshots among the dataset and all below it.
 local function add_open(found, dataset)
     if zfs.get_prop(dataset, "type") == "volume" then
         local snapshots = {}

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: LGPL-2.1-only
 --
--- Sets or unsets a user property on VDIs, and leaves alone what is none: a removed one, or none any more. All of it
--- happens in one transaction. The answer is how many were changed, and ZFS's errno where it refused one.
+-- Sets or unsets user properties on VDIs in one transaction, and skips datasets that are removed VDIs or do not exist.
+-- The answer is the number of VDIs changed, and ZFS's errno if it refused one.
 --
 --   zfs program -j POOL set.lua NAME MARK set NUMBER PROPERTY VALUE ... DATASET...
 --   zfs program -j POOL set.lua NAME MARK unset 1 PROPERTY - DATASET...
 --
--- A VDI has the property NAME and has not the property MARK; NUMBER is how many pairs of PROPERTY and VALUE follow.
+-- A VDI has the property NAME but not the property MARK. NUMBER is the number of pairs PROPERTY VALUE that follow.
 
 local args = ...
 local argv = args["argv"]
@@ -17,7 +17,7 @@ local function own(dataset, property)
     return (source == dataset or source == "$recvd") and value
 end
 
--- A full pool takes no properties: looked at before any is set, so that a text in several is not set by half.
+-- A full pool refuses properties. All are checked before any is set, so that a text in several pieces is set whole.
 local function change(phase, dataset)
     for pair = 5, 3 + 2 * number, 2 do
         local error

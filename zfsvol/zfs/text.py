@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What `zpool status` and `zpool import` print, read. Pure: text in, records out.
+"""Parses the output of `zpool status` and `zpool import`. Pure: text in, records out.
 
-Both print the same shape: `key: value` lines, indented continuations, and a `config:` table of devices. Unknown
-lines are passed over, so a release that adds some does not break the reading.
+Both have the same format: `key: value` lines, indented continuations, and a `config:` table of devices. Unknown lines
+are skipped, so a release that adds some breaks nothing.
 """
 
-# States in which a device does its work.
+# States of devices that work.
 GOOD = ("ONLINE", "AVAIL", "INUSE")
 
 
@@ -35,7 +35,7 @@ class Pool:
 
     @property
     def guid(self) -> str:
-        """Its guid; `zpool import` alone tells it."""
+        """Its guid; only `zpool import` prints it."""
         return self.fields.get("id", "")
 
     @property
@@ -61,7 +61,7 @@ class Pool:
         return found
 
     def health(self) -> str:
-        """One sentence for people: the state, what is being repaired, which device is ill, what is lost."""
+        """One sentence for people: the state, repairs in progress, faulty devices, lost data."""
         parts = [self.state]
         for scan in self.scans:
             if "in progress" in scan:
@@ -78,7 +78,7 @@ class Pool:
 
 
 def _progress(scan: str) -> str:
-    """`resilver in progress since …, 1.2G scanned …, 42.10% done, 00:10:05 to go` without the numbers between."""
+    """Shortens `resilver in progress since …, 1.2G scanned …, 42.10% done, 00:10:05 to go` by the numbers between."""
     kind = scan.partition(" in progress")[0]
     done = [part.strip() for part in scan.split(",") if part.strip().endswith(("% done", "to go"))]
     return "{} in progress, {}".format(kind, ", ".join(done)) if done else f"{kind} in progress"
@@ -94,7 +94,7 @@ def _complaint(device: Device) -> str:
 
 
 def read(text: str) -> "list[Pool]":
-    """The pools that a `zpool status` or `zpool import` text describes, in its order."""
+    """The pools in the output of `zpool status` or `zpool import`, in its order."""
     pools: "list[Pool]" = []
     key = ""
     for line in text.splitlines():
@@ -122,7 +122,7 @@ def _read_row(pool: Pool, row: str) -> None:
     if not words or words[:2] == ["NAME", "STATE"]:
         return
     depth = (len(row) - len(row.lstrip(" "))) // 2
-    # The first row is the pool's own, and its name may hold spaces; nothing else in the table does.
+    # The first row is the pool's own. Only its name may contain spaces.
     name = words[0] if pool.devices else pool.name
     rest = row.strip()[len(name) :].split()
     state = rest[0] if rest else ""
