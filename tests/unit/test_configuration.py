@@ -320,7 +320,7 @@ class TestKeyFiles:
     )
     def test_no_key(self, key_file, data):
         path = key_file(data)
-        with pytest.raises(InvalidArgument, match="holds no key that ZFS takes") as caught:
+        with pytest.raises(InvalidArgument, match="holds no key that ZFS accepts") as caught:
             self.properties(path)
         assert path in str(caught.value)
 

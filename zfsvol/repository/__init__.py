@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The storage repository: what an SR is, its disks and their families, and who has which disk attached."""
+"""The storage repository: SRs, their disks, the families of disks, and the attachments of disks."""

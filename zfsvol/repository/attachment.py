@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The life of a VDI's attachment: attach, activate, deactivate, detach, each for one domain.
 
-    attach      the record names the domain; the zvol's device node is there
-    activate    the domain has a lease; links lead to the node; a tapdisk serves it to those that need one
-    deactivate  the lease ends; what nobody needs any more is stopped and removed
-    detach      the domain is in the record no more; the node goes with the last one
+    attach      the domain is recorded; the zvol has a device node
+    activate    the domain gets a lease; links lead to the node; a tapdisk serves the domains that need one
+    deactivate  the lease ends; what no domain needs any more is stopped and removed
+    detach      the domain is removed from the record; the node goes with the last domain
 
-All of it follows from the record, which tells of each step before it is done: whoever reads it after a crash goes on
-from there. Every function is for the holder of the VDI's lock (`record.Locked`) unless it says otherwise. It may be
-repeated.
+Each step is recorded before it is done, so the next verb can continue after a crash. The caller of any function here
+holds the VDI's lock (`record.Locked`) unless its docstring says otherwise. Every function may be repeated.
 """
 
 import os
@@ -26,29 +25,29 @@ from zfsvol.zfs.pool import Missing
 
 BLKBACK = "blkback"
 
-_NOT_GIVEN = ""  # in the place of the node that the domain was given
+_NOT_GIVEN = ""  # in place of the domain's node, until the domain is given one
 
-# Links that are there while the VDI is activated. The first leads to the zvol's node, and is what tapdisk is told to
-# open. The second contains the first: there rrdp-iostat looks which VDI a tapdisk serves by the path that tapdisk was
-# told, and keeps what it has found for good; so that path is of one VDI alone, which a node is not.
+# Links that exist while the VDI is activated. The first leads to the zvol's node; tapdisk opens the node by this path.
+# The second contains the first: rrdp-iostat looks there for the VDI that belongs to the path which a tapdisk opened. It
+# caches the answer for ever, so the path must belong to one VDI alone. A node does not: another zvol may get it later.
 DEVICES = "/dev/zfs-vol"
 STATISTICS = "/dev/sm/phy"
-# And, while a tapdisk serves it, to its socket.
+# The link to the tapdisk's socket, while a tapdisk serves the VDI.
 SERVERS = os.path.join(tapdisk.CONTROL, "nbd")
 
 
 def _link(directory: str, record: Record) -> str:
-    # By the SR's uuid, as rrdp-iostat has it: of SRs with one uuid, a host attaches one at a time.
+    # By the SR's uuid, as rrdp-iostat expects. A host attaches at most one SR with the same uuid at a time.
     return os.path.join(directory, record.sr.uuid, record.key)
 
 
 def nbd_socket(record: Record) -> str:
-    """The path of the NBD server's socket: a link, the same for every tapdisk that serves this VDI."""
+    """The path of the NBD server's socket: a link that stays the same for every tapdisk that serves this VDI."""
     return _link(SERVERS, record)
 
 
 def _tapdisk(record: Record) -> Tapdisk:
-    assert record.tapdisk is not None  # noqa: S101 - callers have looked
+    assert record.tapdisk is not None  # noqa: S101 - callers have checked
     return Tapdisk(record.tapdisk, record.path[: -len(".json")] + ".tap-ctl", record.sr.zfs.held)
 
 
@@ -56,9 +55,9 @@ def _tapdisk(record: Record) -> Tapdisk:
 
 
 def attach(record: Record, domain: str, *, gives_node: bool) -> None:
-    """The domain is in the record, and the zvol's node is there. `gives_node`: the caller passes the node on to it.
+    """Records the domain and makes the zvol's node appear. `gives_node`: the caller tells the domain the node.
 
-    Raises VDIUnavailable, SRUnavailable, NodeMissing, InvalidArgument: then the record is as it was.
+    Raises VDIUnavailable, SRUnavailable, NodeMissing, InvalidArgument; then the record is unchanged.
     """
     is_new = domain not in record.attached
     if is_new:
@@ -70,7 +69,7 @@ def attach(record: Record, domain: str, *, gives_node: bool) -> None:
         record.attached[domain] = _NOT_GIVEN if by_node else TAPDISK
         record.save()
     try:
-        # What a tapdisk has open is this zvol's node for sure.
+        # The node that a tapdisk has open is certainly this zvol's.
         if not record.users(TAPDISK):
             _ensure_node(record)
     except StorageError as error:
@@ -78,7 +77,7 @@ def attach(record: Record, domain: str, *, gives_node: bool) -> None:
             detach(record, domain)
             forget_unused(record)
         if isinstance(error, Missing):
-            record.sr.vdi(record.key)  # it says whether the disk is missing, or the SR
+            record.sr.vdi(record.key)  # its error says whether the disk or the SR is missing
         raise
     if record.way(domain) == NODE and (gives_node or record.attached[domain] == _NOT_GIVEN):
         record.attached[domain] = str(record.node)
@@ -86,7 +85,7 @@ def attach(record: Record, domain: str, *, gives_node: bool) -> None:
 
 
 def _look(record: Record) -> None:
-    """Reads of the zvol what holds as long as it is attached."""
+    """Reads the zvol's settings that hold while it is attached."""
     sr = record.sr
     vdi = sr.vdi(record.key, datasets.inherited_properties)
     if not vdi.is_renamed:
@@ -105,8 +104,8 @@ def _look(record: Record) -> None:
 def _datapath(record: Record) -> str:
     if record.datapath not in (TAPDISK, BLKBACK):
         raise InvalidArgument(
-            f"{naming.SR_DATAPATH} of {record.zvol} is '{record.datapath}', and can be {TAPDISK} or {BLKBACK} alone. "
-            f"'zfs get {naming.SR_DATAPATH} {record.zvol}' tells where it is set."
+            f"{naming.SR_DATAPATH} of {record.zvol} is '{record.datapath}', but must be {TAPDISK} or {BLKBACK}. "
+            f"'zfs get {naming.SR_DATAPATH} {record.zvol}' shows where it is set."
         )
     return record.datapath
 
@@ -123,12 +122,12 @@ def _ensure_node(record: Record) -> None:
 
 
 def activate(record: Record, domain: str, mode: str) -> None:
-    """Gives the domain, which has attached the VDI, its lease, and starts what serves it.
+    """Gives a lease to a domain that has attached the VDI, and starts a tapdisk if the domain needs one.
 
-    Raises VDIInUse, TapdiskFailed, NodeMissing: then the domain has the lease that it had before, if any.
+    Raises VDIInUse, TapdiskFailed, NodeMissing; then the domain keeps the lease that it had before, if any.
     """
     if record.way(domain) == NODE and record.attached[domain] != record.node:
-        # By now, the one that it knows may be that of another disk.
+        # The node that the domain knows may belong to another disk by now.
         raise NodeMissing(
             f"The device of the VDI {record.key} is {record.node} now, and no longer {record.attached[domain]}, which "
             f"{records.called(domain)} was given: detach it and attach it again."
@@ -158,7 +157,7 @@ def activate(record: Record, domain: str, mode: str) -> None:
         if before is None:
             _undo(record, domain)
         else:
-            # What was begun is found by the next verb.
+            # The next verb finds the unfinished steps in the record.
             record.active[domain] = before
             record.save()
         raise
@@ -170,7 +169,7 @@ def _serve(record: Record, mode: str) -> None:
     if record.tapdisk is not None and record.tapdisk["readonly"] and not readonly:
         _stop(record)
     if record.tapdisk is None:
-        # The node is open until the tapdisk has it open: meanwhile it cannot become that of another zvol.
+        # Keep the node open until the tapdisk has it open, so that it cannot become another zvol's.
         with node.Opened(str(record.node), record.zvol):
             record.tapdisk = tapdisk.new(_link(DEVICES, record), readonly=readonly)
             record.save()
@@ -181,18 +180,18 @@ def _serve(record: Record, mode: str) -> None:
 def _undo(record: Record, domain: str) -> None:
     try:
         deactivate(record, domain)
-    except Exception as error:  # noqa: BLE001 - the client is told what had gone wrong before
-        # The record tells what there is: the next verb on this VDI goes on from there.
-        log.warning(f"{record.zvol}: what was begun for {domain} is not undone: {error}")
+    except Exception as error:  # noqa: BLE001 - the client gets the first error
+        # The record shows what was done: the next verb on this VDI continues from there.
+        log.warning(f"{record.zvol}: activation for {domain} could not be undone: {error}")
 
 
 # --- deactivate, detach
 
 
 def deactivate(record: Record, domain: str) -> None:
-    """Ends the domain's lease, and stops what nobody needs any more.
+    """Ends the domain's lease, and stops the tapdisk if no domain needs it any more.
 
-    Raises TapdiskFailed and CommandTimeout where the tapdisk cannot be stopped: then the lease stays.
+    Raises TapdiskFailed and CommandTimeout if the tapdisk cannot be stopped; then the lease stays.
     """
     if domain not in record.active:
         return
@@ -214,16 +213,16 @@ def _stop(record: Record) -> None:
 
 
 def detach(record: Record, domain: str) -> None:
-    """Takes back all that the domain was given, but for the node. Raises as `deactivate`."""
+    """Deactivates the domain and removes it from the record; the node stays. Raises as `deactivate`."""
     deactivate(record, domain)
     if record.attached.pop(domain, None) is not None:
         record.save()
 
 
 def forget_unused(record: Record) -> bool:
-    """Removes node and record if nobody has the VDI attached; False where they stay, as something has the node open.
+    """Removes node and record if nobody has the VDI attached. False if they stay because something has the node open.
 
-    The node stays without a record where the pool does not answer: SR.attach finds it.
+    If the pool does not answer, the node stays without a record: SR.attach finds it.
     """
     if not record.attached:
         if kernel.state(record.sr.pool) in (None, kernel.SUSPENDED):
@@ -238,14 +237,14 @@ def forget_unused(record: Record) -> bool:
 
 
 def withdraw_node(record: Record) -> None:
-    """Removes the node of a VDI whose zvol was just removed: what is left of that has none."""
+    """Removes the node of a VDI that was just removed; its zvol may remain, but needs no node."""
     if record.node is not None:
         node.hide(record.sr.zfs, record.zvol, record.node)
         record.node = None
         record.save()
 
 
-# --- those that are gone without a word
+# --- users that are gone without a detach
 
 
 def addressed(record: Record, domain: str) -> "list[str]":
@@ -254,14 +253,14 @@ def addressed(record: Record, domain: str) -> "list[str]":
 
 
 def drop_dead(record: Record) -> None:
-    """Ends the leases of those whose tapdisk or whose VM is gone. It may take long. Raises as `deactivate`."""
+    """Ends the leases of a dead tapdisk's users and detaches VMs that are gone. Slow. Raises as `deactivate`."""
     drop_served_by_dead(record)
     for domain in addressed(record, ""):
         _detach_vanished(record, domain)
 
 
 def detach_all(record: Record) -> None:
-    """Takes back what all domains were given: where the pool has just been imported, none of them can be alive."""
+    """Detaches all domains, right after the import of the pool, when none of them can be alive."""
     for domain in list(record.attached):
         detach(record, domain)
 
@@ -269,18 +268,18 @@ def detach_all(record: Record) -> None:
 def drop_served_by_dead(record: Record) -> None:
     """If the tapdisk died, removes its remains and its users' leases."""
     users = record.users(TAPDISK)
-    # None: a verb was killed before it had one, or after it had stopped it.
+    # No tapdisk but users: a verb was killed before it started one, or after it stopped it.
     if bool(users) if record.tapdisk is None else not _tapdisk(record).is_serving():
-        log.warning(f"{record.zvol}: its tapdisk is gone; leases that end with it: {', '.join(users) or 'none'}")
+        log.warning(f"{record.zvol}: its tapdisk died; these leases end: {', '.join(users) or 'none'}")
         _stop(record)
         for domain in users:
             deactivate(record, domain)
 
 
 def _detach_gone(record: Record, domains: "list[str]") -> bool:
-    """Takes back what VMs among the domains were given that are gone; whether there were any.
+    """Detaches those of the domains that are VMs and gone; returns whether there were any.
 
-    The client swallows the errors of a deactivate or detach, and does not repeat it.
+    They exist because the client ignores the errors of deactivate and detach and does not repeat the call.
     """
     gone = _gone(domains)
     for domain in gone:
@@ -294,18 +293,18 @@ def _detach_vanished(record: Record, domain: str) -> None:
 
 
 def _gone(domains: "list[str]") -> "list[str]":
-    """The VMs among them that are gone, and that no backend of the kernel works for any more."""
+    """Those of the domains that are VMs, are gone and have no backend in the kernel any more."""
     guests = [domain for domain in domains if records.is_guest(domain)]
     return xen.gone(guests) if guests else []
 
 
-# --- for who needs a VDI unused
+# --- for verbs that need an idle VDI
 
 
 def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> None:
-    """Raises VDIInUse where somebody has activated the VDI; `done` is what was to be done with it.
+    """Raises VDIInUse if the VDI is activated by NODE or TAPDISK, as far as `served_by` names them.
 
-    `served_by`: who is in the way.
+    `done`: what the caller wants to do, as in "was not resized".
     """
     if _users(record, served_by):
         drop_dead(record)
@@ -324,6 +323,6 @@ def _users(record: Record, served_by: "tuple[str, ...]") -> "list[str]":
 
 def _advice(record: Record, users: "list[str]") -> str:
     return (
-        "Shut down the VM, unplug the disk, or wait for what dom0 does with it. If that user is gone for good: "
+        "Shut down the VM, unplug the disk, or wait until dom0 is done with it. If that user is gone for good, "
         f"'Datapath.detach me {record.sr.uri(record.key)} {min(users)}' takes the disk from it."
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""`device-config`: the keys an administrator may give to `xe sr-create`, and what they mean. Pure but for key files.
+"""`device-config`: the keys that an administrator may give to `xe sr-create`. Pure except that it reads key files.
 
-KEYS is the one list of them: Plugin.Query shows its descriptions, SR.create checks against it, the documentation is
-tested against it.
+KEYS is the only list of them: Plugin.Query shows its descriptions, SR.create checks against it, and a test compares
+the documentation with it.
 """
 
 import os
@@ -12,7 +12,7 @@ from zfsvol import naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
 from zfsvol.naming import require_dataset_name
 
-# As ZFS takes sizes: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
+# Sizes as ZFS accepts them: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
 _SIZE = re.compile(r"([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z", re.IGNORECASE)
 _BLOCK = re.compile(r"([0-9]+)(K?)(I?B)?\Z", re.IGNORECASE)
 
@@ -36,7 +36,7 @@ VOLBLOCKSIZES = tuple(str(1 << shift) for shift in range(12, 18))
 
 
 class Key:
-    """One key: what it is for, the values it takes (all if None), its value in a new pool, its description."""
+    """One key: its kind, the values it may have (any if None), its default in a new pool, its description."""
 
     def __init__(self, kind: str, choices: "tuple[str, ...] | None", default: "str | None", description: str) -> None:
         self.kind = kind
@@ -48,11 +48,11 @@ class Key:
 KEYS = {
     "device": Key(PLACE, None, None, "Devices for a new pool, separated by commas; several are striped"),
     "vdev": Key(PLACE, None, None, "Layout of a new pool in zpool's words: mirror /dev/sda /dev/sdb log /dev/sdc"),
-    "zpool": Key(PLACE, None, None, "Existing pool, or dataset in one, that the SR is put into and that is kept"),
+    "zpool": Key(PLACE, None, None, "Existing pool or dataset to put the SR into; SR.destroy keeps it"),
     "ashift": Key(POOL, tuple(str(shift) for shift in range(9, 17)), "12", "log2 of the pool's sector size"),
-    "autotrim": Key(POOL, _ON_OFF, "on", "Tell the disks at once which space is free"),
+    "autotrim": Key(POOL, _ON_OFF, "on", "Report freed space to the disks at once"),
     "failmode": Key(POOL, ("wait", "continue", "panic"), None, "What to do when the pool loses too many disks"),
-    "multihost": Key(POOL, _ON_OFF, None, "Guard against import by two hosts; for disks that several hosts see"),
+    "multihost": Key(POOL, _ON_OFF, None, "Guard against import by two hosts; for disks shared by hosts"),
     "compression": Key(DATASET, _COMPRESSION, "on", "Compression of the disks' blocks"),
     "checksum": Key(DATASET, _CHECKSUM, None, "Checksum of the disks' blocks"),
     "copies": Key(DATASET, ("1", "2", "3"), None, "Copies of each block, beyond the pool's redundancy"),
@@ -61,17 +61,17 @@ KEYS = {
     "primarycache": Key(DATASET, _CACHE, None, "What the host's memory caches of the disks"),
     "secondarycache": Key(DATASET, _CACHE, None, "What the pool's cache devices hold of the disks"),
     "sync": Key(
-        DATASET, ("standard", "always", "disabled"), None, "Which writes are on disk when the guest is told so"
+        DATASET, ("standard", "always", "disabled"), None, "Which writes are on disk when the guest is told they are"
     ),
-    "quota": Key(DATASET, None, None, "Most space that the SR may take, as 500G or 2T"),
-    "reservation": Key(DATASET, None, None, "Space of the pool that is kept for the SR, as 500G or 2T"),
+    "quota": Key(DATASET, None, None, "Most space that the SR may use, as 500G or 2T"),
+    "reservation": Key(DATASET, None, None, "Space of the pool reserved for the SR, as 500G or 2T"),
     "encryption": Key(DATASET, _ENCRYPTION, None, "Cipher of an encrypted SR; needs encryption-key-file"),
     "encryption-key-file": Key(DRIVER, None, None, "Path of the file with the key, needed at every attach"),
     "volblocksize": Key(DRIVER, VOLBLOCKSIZES, None, "Block size of new disks, 4K to 128K; default by the layout"),
     "datapath": Key(
         DRIVER, ("tapdisk", "blkback"), "tapdisk", "blkback: VMs' flushes and discards reach ZFS, disks grow online"
     ),
-    "provisioning": Key(DRIVER, ("thin", "thick"), "thin", "thick: the pool keeps a disk's whole size for it"),
+    "provisioning": Key(DRIVER, ("thin", "thick"), "thin", "thick: the pool reserves each disk's whole size"),
     "force-create": Key(DRIVER, ("true", "false"), "false", "Overwrite what is on the devices (zpool create -f)"),
     "force-import": Key(DRIVER, ("true", "false"), "false", "Import though another host used the pool last (-f)"),
     "sr_uuid": Key(DRIVER, None, None, "Set by the driver: the uuid that the SR was created with"),
@@ -82,9 +82,9 @@ PLACES = tuple(name for name, key in KEYS.items() if key.kind == PLACE)
 
 
 def check(given: "dict[str, str]") -> "dict[str, str]":
-    """A configuration for SR.create, checked, its values in the form that ZFS takes.
+    """Checks a device-config for SR.create and returns it with its values in the form that ZFS accepts.
 
-    Raises InvalidArgument and DeviceMissing; looks at no device and no pool.
+    Raises InvalidArgument and DeviceMissing. Does not access devices or pools.
     """
     values = dict(given)
     if "volblocksize" in values:
@@ -94,7 +94,7 @@ def check(given: "dict[str, str]") -> "dict[str, str]":
             raise InvalidArgument(f"device-config:{name} is no key of this driver; it knows {', '.join(KEYS)}.")
         choices = KEYS[name].choices
         if choices is not None and value not in choices:
-            raise InvalidArgument(f"device-config:{name}={value} is not possible; choose one of {', '.join(choices)}.")
+            raise InvalidArgument(f"device-config:{name}={value} is not allowed; choose one of {', '.join(choices)}.")
         if name in ("quota", "reservation") and not _SIZE.match(value):
             raise InvalidArgument(f"device-config:{name}={value} is no size; write it as 500G or 2T.")
     places = [name for name in PLACES if name in values]
@@ -107,8 +107,8 @@ def check(given: "dict[str, str]") -> "dict[str, str]":
         for name in values:
             if KEYS[name].kind == POOL or name == "force-create":
                 raise InvalidArgument(
-                    "device-config:{} is for a new pool; the pool {} is there already. Set it with 'zpool set', or "
-                    "leave it out.".format(name, values["zpool"].split("/")[0])
+                    "device-config:{} is for a new pool, but the pool {} exists. Set it with 'zpool set', or leave it "
+                    "out.".format(name, values["zpool"].split("/")[0])
                 )
     if "encryption" in values and "encryption-key-file" not in values:
         raise InvalidArgument("device-config:encryption needs encryption-key-file, the path of the file with the key.")
@@ -133,18 +133,18 @@ def volblocksize(values: "dict[str, str]", dataset: str) -> int:
 
 
 def is_thick(values: "dict[str, str]", dataset: str) -> bool:
-    """Whether the pool keeps whole sizes for new disks, from the properties of a dataset. Raises InvalidArgument."""
+    """Whether the pool reserves the whole size of new disks, by a dataset's properties. Raises InvalidArgument."""
     found = values.get(naming.SR_PROVISIONING, "thin")
     if found not in ("thin", "thick"):
         raise InvalidArgument(
-            f"{naming.SR_PROVISIONING} of {dataset} is '{found}', and can be thin or thick alone: 'zfs set "
+            f"{naming.SR_PROVISIONING} of {dataset} is '{found}', but must be thin or thick: 'zfs set "
             f"{naming.SR_PROVISIONING}=thin {dataset}'."
         )
     return found == "thick"
 
 
 def of_kind(values: "dict[str, str]", kind: str, *, defaults: bool) -> "dict[str, str]":
-    """The ZFS properties among the values, and the defaults of those that were not given."""
+    """The ZFS properties of this kind among the values; with `defaults`, also the defaults of those not given."""
     found = {}
     for name, key in KEYS.items():
         value = values.get(name, key.default if defaults else None)
@@ -154,9 +154,9 @@ def of_kind(values: "dict[str, str]", kind: str, *, defaults: bool) -> "dict[str
 
 
 def encryption_properties(values: "dict[str, str]") -> "dict[str, str]":
-    """keyformat and keylocation for the key file; empty without one. Raises InvalidArgument.
+    """encryption, keyformat and keylocation for the key file; empty without one. Raises InvalidArgument.
 
-    The format follows the file's size, as ZFS defines it: 32 bytes raw, 64 hexadecimal digits, else a passphrase.
+    The format follows from the file's content by ZFS's rules: 32 raw bytes, 64 hexadecimal digits, else a passphrase.
     """
     path = values.get("encryption-key-file")
     if path is None:
@@ -173,8 +173,8 @@ def encryption_properties(values: "dict[str, str]") -> "dict[str, str]":
         keyformat = "passphrase"
     else:
         raise InvalidArgument(
-            f"The key file {path} holds no key that ZFS takes: 32 raw bytes, 64 hexadecimal digits, or a passphrase of "
-            "8 to 512 characters in one line."
+            f"The key file {path} holds no key that ZFS accepts: 32 raw bytes, 64 hexadecimal digits, or a passphrase "
+            "of 8 to 512 characters in one line."
         )
     return {
         "encryption": values.get("encryption", "aes-256-gcm"),

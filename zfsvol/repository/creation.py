@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Making an SR: what is looked at before anything is written, and the commands that make it."""
+"""Creation of an SR: the checks before anything is written, and the commands that make it."""
 
 from zfsvol import naming
 from zfsvol.errors import InvalidArgument, NoSpace, SRExists, SRUnavailable
@@ -16,14 +16,14 @@ _LEAST_ROOM = 16 << 20
 # How `zfs get -p` writes the limits of a dataset that has none.
 _UNLIMITED = ("none", "-", str((1 << 64) - 1))
 
-# What the SR's root has in any pool. Inherited by every zvol, volmode lets no device node appear when one is made, so
-# nothing on the host looks into a guest's disk; set on the zvol itself it would come too late, as ZFS makes the node
-# before it sets the property. snapdev would do the same for snapshots.
+# The properties of an SR's root in any pool. Zvols inherit volmode=none, so no device node appears when one is made and
+# nothing on the host looks into a guest's disk. Set on the zvol itself it would come too late: ZFS makes the node
+# before it sets the property. snapdev does the same for snapshots.
 _OWN = {"volmode": "none", "snapdev": "hidden", "canmount": "off"}
 
 
 def checked(given: "dict[str, str]", uuid: str) -> "dict[str, str]":
-    """The device-config of a new SR, its values in the form that ZFS takes. Raises InvalidArgument, DeviceMissing."""
+    """Checks the device-config of a new SR; see `configuration.check`. Raises InvalidArgument, DeviceMissing."""
     values = configuration.check(given)
     if values.get("sr_uuid", uuid) != uuid:
         raise InvalidArgument("device-config:sr_uuid is set by the driver; leave it out.")
@@ -33,7 +33,7 @@ def checked(given: "dict[str, str]", uuid: str) -> "dict[str, str]":
 
 
 def create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -> "dict[str, str]":
-    """Makes the SR with a pool of its own; the device-config that attaches it. Raises as SR.create."""
+    """Makes the SR with its own pool and returns the device-config that attaches it. Raises as SR.create."""
     place = "device" if "device" in values else "vdev"
     wanted = (layout.parse_devices if place == "device" else layout.parse_vdevs)(values[place])
     force = values.get("force-create") == "true"
@@ -44,7 +44,7 @@ def create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -
         layout.default_volblocksize(wanted.data, int(pool_properties["ashift"]))
     )
     sr = SR(root.dataset)
-    # From the look at the devices until the pool is on them: nobody else makes one there.
+    # Held from the check of the devices until the pool is on them: nobody else makes a pool there meanwhile.
     with lock.devices():
         if kernel.state(root.pool) is not None:
             raise SRExists(f"The pool {root.pool} exists already.")
@@ -69,7 +69,7 @@ def create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -
 
 
 def create_dataset(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -> "dict[str, str]":
-    """Makes the SR in a pool that is there; the device-config that attaches it. Raises as SR.create."""
+    """Makes the SR in an existing pool and returns the device-config that attaches it. Raises as SR.create."""
     sr = SR(root.dataset)
     if kernel.state(root.pool) is None:
         raise SRUnavailable(f"The pool {root.pool} is not imported: 'zpool import {root.pool}', or name another.")
@@ -87,40 +87,40 @@ def create_dataset(root: Root, values: "dict[str, str]", texts: "dict[str, str]"
 
 
 def _require_place(sr: SR, values: "dict[str, str]") -> None:
-    """Raises where something that the parent has would make a later verb fail."""
+    """Raises an error if a setting of the parent would make a later verb fail."""
     place = values["zpool"]
     if any(map(naming.is_root, place.split("/"))):
         raise InvalidArgument(f"{place} is an SR itself: put the new one beside it.")
     if len(sr.dataset) > naming.LONGEST_ROOT:
         raise InvalidArgument(
-            f"The name {place} is too long: with what the driver puts below it, a name would have more than the 255 "
-            f"characters that ZFS allows. It may have {naming.LONGEST_ROOT - len(sr.dataset) + len(place)}."
+            f"The name {place} is too long: names that the driver makes below it would exceed ZFS's limit of 255 "
+            f"characters. It may have {naming.LONGEST_ROOT - len(sr.dataset) + len(place)}."
         )
     try:
         parent = datasets.inherited_properties(sr.zfs, place)
     except Missing:
         raise SRUnavailable(f"There is no dataset {place}: create it, or name another.") from None
     if parent.get("type") != "filesystem":
-        raise InvalidArgument(f"{place} is not a file system, so nothing can be put into it: name another dataset.")
+        raise InvalidArgument(f"{place} is not a file system, so it cannot hold an SR: name another dataset.")
     if parent.get("readonly") == "on":
         raise InvalidArgument(
-            f"{place} is read-only, as replicas are, and so would be every disk: 'zfs get readonly {place}' tells "
+            f"{place} is read-only, as replicas are, and so would be every disk: 'zfs get readonly {place}' shows "
             "where that is set. Name another dataset."
         )
     if parent.get("keystatus") == "unavailable":
         raise SRUnavailable(f"The encryption key of {place} is not loaded: 'zfs load-key {parent['encryptionroot']}'.")
     if any(parent.get(name, "none") not in _UNLIMITED for name in ("filesystem_limit", "snapshot_limit")):
         raise InvalidArgument(
-            f"{place} has a filesystem_limit or snapshot_limit, which the driver's disks and snapshots would reach: "
+            f"{place} has a filesystem_limit or snapshot_limit, which would stop the driver's disks and snapshots: "
             "name another dataset."
         )
     if int(parent["available"]) < _LEAST_ROOM:
-        raise NoSpace(f"{place} has {parent['available']} bytes left, by its quota or its pool: too few for an SR.")
+        raise NoSpace(f"{place} has {parent['available']} bytes left in its quota or pool: too few for an SR.")
 
 
 def _volblocksize_of(sr: SR) -> int:
     described = text.read(sr.zfs.status())[0]
-    # A pool's ashift property is 0 where it was chosen disk by disk; 12 (4 KiB sectors) is what new disks have.
+    # A pool's ashift property is 0 if ZFS chose it for each disk. 12 (4 KiB sectors) suits new disks.
     (ashift,) = sr.zfs.values("ashift")
     return layout.default_volblocksize(described.layout, int(ashift) or 12)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Where SRs are: on imported pools, and on those that the host's own disks hold. Imports a pool for a look at most.
+"""Finds SRs: on imported pools and on pools on the host's own disks, which it imports at most for a look.
 
-A pool is known by its guid. What a guest has written is never looked at: `disks.searchable` says which devices are.
+The guid identifies a pool. It never reads what a guest wrote: `disks.searchable` selects the devices.
 """
 
 import time
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Seconds that others may import, export and look into pools before this one is content with what it has seen.
+# Seconds after which a survey is accepted although others still import, export and look into pools.
 _SURVEY_LIMIT = 60
 
 
 class Place:
-    """Where an SR is: its root, the guid of its pool; if that is not imported, from where it can be (`devices`)."""
+    """The place of an SR: its root and its pool's guid. If the pool is not imported, it is on `devices`."""
 
     def __init__(self, root: Root, guid: str, candidate: "text.Pool | None", devices: "list[str]") -> None:
         self.root = root
@@ -35,9 +35,9 @@ class Place:
 
 
 class Sighting:
-    """A pool that may hold SRs. `name` is its own; `pool` is the way to it while it is imported, if only for a look.
+    """A pool that may hold SRs. `name` is its own name; `pool` gives access while it is imported, if only for a look.
 
-    `obstacle`: why it cannot be looked into, None if it can.
+    `obstacle`: why the driver cannot look into it, None if it can.
     """
 
     def __init__(self, guid: str, name: str, pool: "Pool | None", obstacle: "str | None" = None) -> None:
@@ -48,7 +48,7 @@ class Sighting:
 
 
 def imported() -> "dict[str, str]":
-    """The names of the imported pools by guid, but for those that are imported for a look."""
+    """The names of the imported pools by guid, without those that are imported only for a look."""
     return {guid: name for guid, name in pools.imported().items() if not pools.is_to_look(name)}
 
 
@@ -62,9 +62,9 @@ def named_devices(given: "dict[str, str]") -> "list[str]":
 
 
 def locate(given: "dict[str, str]") -> Place:
-    """The place of the one SR that a device-config means.
+    """The place of the one SR that matches a device-config.
 
-    Raises SRUnavailable (it is not there), SRInUse (another pool has its name), InvalidArgument (there are several),
+    Raises SRUnavailable (there is none), SRInUse (another pool has its name), InvalidArgument (there are several),
     DeviceMissing.
     """
     uuid = given.get("sr_uuid")
@@ -75,11 +75,11 @@ def locate(given: "dict[str, str]") -> Place:
     found = [(sighting, root) for sighting in look(given) for root in roots(sighting) if matches(root, given)]
     if not found:
         raise SRUnavailable(
-            "No SR is found on what device-config names. 'xe sr-probe type=zfs-vol' lists all there are."
+            "There is no SR where device-config says. 'xe sr-probe type=zfs-vol' lists all SRs."
         )
     if len(found) > 1:
         raise InvalidArgument(
-            "Several SRs are found on what device-config names: {}. Set device-config:sr_uuid to one of these.".format(
+            "There are several SRs where device-config says: {}. Set device-config:sr_uuid to one of them.".format(
                 ", ".join(sorted(root.uuid for _, root in found))
             )
         )
@@ -88,7 +88,7 @@ def locate(given: "dict[str, str]") -> Place:
 
 
 def roots(sighting: Sighting) -> "list[Root]":
-    """The SRs in a pool, by the names that they have when the pool is imported under its own."""
+    """The SRs in a pool, by the names that they have when the pool is imported under its own name."""
     if sighting.pool is None:
         return [Root(sighting.name)] if naming.is_root(sighting.name) else []
     rows = srs.listed_roots(sighting.pool, sighting.pool.name)
@@ -97,7 +97,7 @@ def roots(sighting: Sighting) -> "list[Root]":
 
 
 def matches(root: Root, given: "dict[str, str]") -> bool:
-    """Whether a device-config can mean an SR, by its uuid and by the pool or dataset that it is in."""
+    """Whether an SR matches a device-config by its uuid and by the pool or dataset that holds it."""
     parent = root.dataset.rpartition("/")[0]
     if given.get("sr_uuid", root.uuid) != root.uuid:
         return False
@@ -110,7 +110,7 @@ def _locate(root: Root, given: "dict[str, str]") -> Place:
         return place
     wanted = given.get("pool-guid")
     survey = Survey(given, wanted)
-    place = _imported_place(root, given, survey.imported)  # somebody was quicker
+    place = _imported_place(root, given, survey.imported)  # imported meanwhile
     if place is not None:
         return place
     found = [
@@ -124,7 +124,7 @@ def _locate(root: Root, given: "dict[str, str]") -> Place:
     if len(found) > 1:
         raise InvalidArgument(
             f"Several pools are called {root.pool}: {', '.join(candidate.guid for candidate in found)}. Set "
-            "device-config:pool-guid to the one of this SR."
+            "device-config:pool-guid to the guid of the SR's pool."
         )
     if not found:
         raise SRUnavailable(
@@ -136,23 +136,23 @@ def _locate(root: Root, given: "dict[str, str]") -> Place:
         root = Root(candidate.name + root.dataset[len(root.pool) :])
     if root.pool in survey.imported.values():
         raise SRInUse(
-            f"Another pool called {root.pool} is imported, so the SR's own ({candidate.guid}) cannot be: 'zpool export "
-            f"{root.pool}' first."
+            f"Another pool called {root.pool} is imported, so the SR's pool ({candidate.guid}) cannot be: run 'zpool "
+            f"export {root.pool}' first."
         )
     return Place(root, candidate.guid, candidate, survey.devices)
 
 
 def _imported_place(root: Root, given: "dict[str, str]", there: "dict[str, str]") -> "Place | None":
-    """The place of the SR if its pool is among these imported ones, the names by their guids. Raises SRInUse."""
+    """The place of the SR if its pool is among these imported ones (names by guid), else None. Raises SRInUse."""
     wanted = given.get("pool-guid")
     for guid, name in there.items():
         if guid == wanted and name != root.pool:
             if root.owns_pool:
                 raise SRInUse(
-                    f"The pool of the SR {root.uuid} is imported under the name {name}: 'zpool export {name}', then "
+                    f"The pool of the SR {root.uuid} is imported under the name {name}: run 'zpool export {name}' and "
                     "try again."
                 )
-            # Its administrator has renamed it.
+            # The administrator has renamed the pool.
             return Place(Root(name + root.dataset[len(root.pool) :]), guid, None, [])
         if guid == wanted or (wanted is None and name == root.pool):
             return Place(root, guid, None, [])
@@ -160,10 +160,10 @@ def _imported_place(root: Root, given: "dict[str, str]", there: "dict[str, str]"
 
 
 class Survey:
-    """The pools of this host at one moment: `imported` names by guid, `importable` ones and the `devices` searched.
+    """The pools of this host at one moment: `imported` (names by guid), `importable`, and the `devices` searched.
 
-    A pool that somebody imports or looks into meanwhile would be in neither: then it is done again. `wanted`: the guid
-    of the only pool that matters, None for all.
+    A pool that another verb imports or looks into meanwhile would be missing from both; then the survey starts again.
+    `wanted`: the guid of the only pool that matters, None for all.
     """
 
     def __init__(self, given: "dict[str, str]", wanted: "str | None") -> None:
@@ -175,7 +175,7 @@ class Survey:
             there = pools.imported()
             self.imported = {guid: name for guid, name in there.items() if not pools.is_to_look(name)}
             looks = {guid: name for guid, name in there.items() if pools.is_to_look(name) and wanted in (None, guid)}
-            # A change that was noted before, and happens meanwhile, shows in the disks.
+            # A change that was noted before the survey but happens during it shows in the disks in use.
             is_still = pools.disks_in_use() == in_use and lock.changes_noted() == before
             if (not looks and is_still) or time.monotonic() > end:
                 return
@@ -184,12 +184,12 @@ class Survey:
 
 
 def missing_devices(candidate: text.Pool) -> str:
-    """A sentence on what a pool that is not imported lacks, with a blank before it; "" for nothing."""
+    """The missing or damaged devices of a pool that is not imported, as sentences after a blank; "" if none."""
     ill: "dict[str, list[str]]" = {}
     heading = ""
     for device in candidate.devices[1:]:
         if device.depth == 0:
-            heading = device.name  # "logs", "cache", "spares" …: the devices below are of that class
+            heading = device.name  # "logs", "cache", "spares" …: the class of the devices below
         elif device.state not in (*text.GOOD, ""):
             ill.setdefault(heading, []).append(f"{device.name} {device.state}")
     if not ill:
@@ -198,21 +198,21 @@ def missing_devices(candidate: text.Pool) -> str:
     advice = ""
     if list(ill) == ["logs"]:
         advice = (
-            " If the log device is lost for good, 'zpool import -m' imports the pool without it; what was written in "
-            "the last seconds may be lost."
+            " If the log device is lost for good, 'zpool import -m' imports the pool without it; writes of the last "
+            "seconds may be lost."
         )
-    return f" Devices that are missing or damaged: {lacks}.{advice}"
+    return f" Missing or damaged devices: {lacks}.{advice}"
 
 
 def look(given: "dict[str, str]") -> "Iterator[Sighting]":
-    """The pools that can hold what a device-config means.
+    """Yields the pools that can hold the SR of a device-config.
 
-    One that is not imported is imported read-only while the caller looks at it, unless its name tells enough. A crash
-    leaves it so until the next SR.attach of it, or the next look.
+    A pool that is not imported is imported read-only while the caller looks at it, unless its name rules it out. After
+    a crash it stays imported until SR.attach attaches it, or until the next look.
     """
     named = named_devices(given)
     on_named = disks.pools_on(named) if named else None
-    # All of it first: what is imported for a look counts as a change, also to this process.
+    # Finish the survey before the first look: an import for a look counts as a change, even in this process.
     survey = Survey(given, given.get("pool-guid"))
     for guid, name in survey.imported.items():
         if _may_hold(given, on_named, guid, name) and kernel.state(name) not in (None, kernel.SUSPENDED):
@@ -237,7 +237,7 @@ def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "I
     try:
         with lock.pool(candidate.guid):
             name = imported().get(candidate.guid)
-            if name is not None:  # an SR.attach was quicker
+            if name is not None:  # an SR.attach has imported it meanwhile
                 yield Sighting(candidate.guid, name, Pool(name))
                 return
             pool = pools.import_to_look(candidate.guid, devices, force=force)
@@ -247,7 +247,7 @@ def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "I
                 _export(pool)
     except pools.UsedElsewhere as error:
         obstacle = (
-            f"The pool {candidate.name} was last used by another host, and not exported there. If that host is gone "
+            f"The pool {candidate.name} was last used by another host and not exported there. If that host is gone "
             f"for good, attach the SR with device-config:force-import=true. ZFS says: {error}"
         )
         log.warning(obstacle)
@@ -259,9 +259,9 @@ def _look_into(candidate: text.Pool, devices: "list[str]", *, force: bool) -> "I
 
 
 def drop_look(guid: str, name: str, limit: float) -> None:
-    """Exports a pool that a killed look has left imported; waits for one that is under way, for `limit` seconds.
+    """Exports a pool that a killed look left imported. Waits up to `limit` seconds for a look that is under way.
 
-    The log tells where that fails: it hinders nobody else.
+    A failure is only logged.
     """
     try:
         with lock.pool(guid, limit):
@@ -275,4 +275,4 @@ def _export(pool: Pool) -> None:
     try:
         pools.export(pool)
     except StorageError as error:
-        log.warning(f"{pool.name}, imported for a look, stays imported: {error}")
+        log.warning(f"{pool.name}, which was imported for a look, stays imported: {error}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What an SR is and how it is, as the client is told: sizes, names, and one sentence on the health of its pool."""
+"""An SR's state as the client sees it: sizes, names, and one sentence on the health of its pool."""
 
 from zfsvol import naming, properties
 from zfsvol.errors import SRUnavailable
@@ -11,7 +11,7 @@ from zfsvol.zfs.pool import Missing, Pool
 
 
 def kept(sr: SR) -> str:
-    """What deleted disks still take as snapshots of other programs keep it, in a sentence; "" for nothing."""
+    """How much space of deleted disks other programs' snapshots keep, in a sentence; "" if none."""
     columns = ("name", "type", "used", "clones", "userrefs")
     prefix = sr.dataset + "/"
     rows = [
@@ -26,9 +26,9 @@ def kept(sr: SR) -> str:
 
 
 def stat(pool: Pool, dataset: str, root: Root, notes: "list[str]") -> "dict[str, object]":
-    """The interface's `sr_stat` of the SR `root`, whose root dataset is called `dataset` now, in `pool`.
+    """The interface's `sr_stat` of the SR `root`, whose root dataset in `pool` is called `dataset` now.
 
-    `notes`: what else there is to tell of it. Raises SRUnavailable.
+    `notes`: sentences to add to its health. Raises SRUnavailable.
     """
     try:
         values, status = datasets.properties_and_status(pool, dataset)
@@ -44,13 +44,13 @@ def stat(pool: Pool, dataset: str, root: Root, notes: "list[str]") -> "dict[str,
         description=properties.text(values, naming.SR_DESCRIPTION),
         free=free,
         total=free + int(values["used"]),
-        # Always Healthy: with any other word xapi refuses to scan the SR, and a degraded pool works. The text tells.
+        # Always Healthy: xapi refuses to scan an SR with any other word, and a degraded pool works. The text says more.
         health=["Healthy", "; ".join(sentences)],
     )
 
 
 def unreadable(root: Root, obstacle: str) -> "dict[str, object]":
-    """The `sr_stat` of an SR whose pool cannot be imported to look into it: its sizes are not known."""
+    """The `sr_stat` of an SR whose pool cannot be imported for a look, so that its sizes are unknown."""
     return _sr_stat(root, name=root.dataset, description=obstacle, free=0, total=0, health=["Unavailable", obstacle])
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""An identity of its own for a copy of an SR: new uuids for the SR and its disks, so that it can be used beside it.
+"""A new identity for a copy of an SR: new uuids for the SR and its disks, so that the host can attach both.
 
-Families, names and contents stay. What a crash leaves is gone on with by a repetition: the new uuid of the SR is on
-its root first, and that of each disk follows from it and from the old one.
+Families, names and contents stay. After a crash, a repetition continues: the SR's new uuid is first stored on its root,
+and each disk's new uuid follows from that and from its old one.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _REFERENCES = (naming.SNAPSHOT_OF, naming.TEMPORARY, naming.CONTENT)
 
 
 def renew(dataset: str) -> str:
-    """Gives the SR whose root is `dataset` a new identity; the name of its root afterwards.
+    """Gives the SR whose root is `dataset` a new identity. Returns the new name of its root.
 
-    A copy that is a pool of its own gets a new guid, too, and is exported at the end. Raises InvalidArgument (it is no
-    SR), SRInUse (it is attached, or open).
+    A copy with a pool of its own also gets a new pool guid, and is exported at the end. Raises InvalidArgument (it is
+    no SR), SRInUse (it is attached or open).
     """
     naming.require_dataset_name(dataset)
     copy = SR(dataset)
@@ -56,7 +56,7 @@ def renew(dataset: str) -> str:
 
 
 def derived(sr_uuid: str, uuid: str) -> str:
-    """The uuid of a disk in the SR that gets this uuid, by the one that it had. Always the same."""
+    """The new uuid of a disk, from the SR's new uuid and the disk's old one. Deterministic."""
     digest = hashlib.sha256(f"{sr_uuid} {uuid}".encode()).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:32]}"
 
@@ -81,7 +81,7 @@ def _renew_disks(copy: SR, sr_uuid: str) -> None:
 def _references(
     values: "dict[str, str]", zvols: "dict[str, dict[str, str]]", new: "Callable[[str], str]"
 ) -> "dict[str, str]":
-    """The properties of the client's keys that name a disk of the SR, naming it as it is called now."""
+    """The properties of the client's keys that name a disk of the SR, changed to the disk's new uuid."""
     found = {}
     for key, value in properties.decode_keys(values).items():
         if key in _REFERENCES and (value in zvols or new(value) in zvols):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The layout of a pool: the words of `vdev=`, and the block size that suits a layout. Pure.
 
-No word reaches zpool that is not a known keyword or the path of a device.
+Only known keywords and paths of devices reach zpool.
 """
 
 import re
@@ -16,12 +16,12 @@ _KIBIBYTE = 1024
 DEFAULT_VOLBLOCKSIZE = 16 * _KIBIBYTE
 _LARGEST_DEFAULT = 128 * _KIBIBYTE
 
-# A default block may take this much more of the pool than the same data in the largest blocks would.
+# Data in blocks of the default size may use this much more space than the same data in the largest blocks.
 _TOLERATED = 1.10
 
 
 class Layout:
-    """`words` as zpool takes them, `devices` among them, `data` = the data vdevs as (kind, number of disks)."""
+    """`words` for zpool, the `devices` among them, and `data`: the data vdevs as (kind, number of disks)."""
 
     def __init__(self, words: "list[str]", devices: "list[str]", data: "list[tuple[str, int]]") -> None:
         self.words = words
@@ -29,7 +29,7 @@ class Layout:
         self.data = data
 
     def renamed(self, names: "dict[str, str]") -> "Layout":
-        """The same layout with devices called by other names."""
+        """The same layout with other names for devices."""
         words = [names.get(word, word) for word in self.words]
         return Layout(words, [names[device] for device in self.devices], self.data)
 
@@ -47,7 +47,7 @@ def parse_vdevs(text: str) -> Layout:
 def _parse(words: "list[str]", key: str) -> Layout:
     devices: "list[str]" = []
     data: "list[tuple[str, int]]" = []
-    group = ""  # the kind whose disks are being read; "" where each disk is a vdev of its own
+    group = ""  # the kind of the vdev being read; "" while each disk is a vdev of its own
     is_data = True
     members = 0
 
@@ -95,7 +95,7 @@ def _fewest(kind: str) -> int:
 
 
 def _allocated(kind: str, disks: int, block: int, sector: int) -> int:
-    """Bytes that one block takes on a vdev: OpenZFS's vdev_raidz_asize() and vdev_draid_asize()."""
+    """The bytes that one block uses on a vdev: OpenZFS's vdev_raidz_asize() and vdev_draid_asize()."""
     parity = _parity(kind)
     sectors = -(-block // sector)
     if kind.startswith("draid"):
@@ -109,11 +109,11 @@ def _allocated(kind: str, disks: int, block: int, sector: int) -> int:
 
 
 def default_volblocksize(data: "list[tuple[str, int]]", ashift: int) -> int:
-    """The smallest block of 16 KiB or more, in bytes, that does not waste the pool's space on padding.
+    """The smallest block size of 16 KiB or more, in bytes, that wastes little of the pool's space on padding.
 
-    On a disk or a mirror that is 16 KiB. On raidz each block is padded to whole groups of parity + 1 sectors, on
-    draid to whole stripes, which makes small blocks take far more room than the pool's free space, computed for
-    128 KiB blocks, promises.
+    On a disk or a mirror that is 16 KiB. raidz pads each block to whole groups of parity + 1 sectors, draid to whole
+    stripes. So small blocks use far more space than the pool's free space suggests, which ZFS computes for 128 KiB
+    blocks.
     """
     block = DEFAULT_VOLBLOCKSIZE
     while block < _LARGEST_DEFAULT and any(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The steps by which families grow and shrink: a zvol is made from a VDI, removed, renamed.
+"""The steps that change families: a zvol is made from a VDI, removed or renamed.
 
-For the holder of the SR's lock: shared to make, exclusive for all else. Each step is one ZFS transaction or two;
-`repair` explains and mends what is there between two of them.
+The caller holds the SR's lock: shared to make zvols, exclusive for all else. Each step is one or two ZFS transactions;
+`repair` describes and mends the states between them.
 """
 
 import os
@@ -15,22 +15,22 @@ from zfsvol.repository.vdi import VDI, is_vdi
 from zfsvol.zfs import changes, datasets, programs
 from zfsvol.zfs.pool import Busy, Exists, Missing
 
-# Seconds that what a removal has freed may take to be free.
+# Seconds until space freed by a removal is available.
 _SPACE_LIMIT = 10
 _SPACE_PAUSE = 0.25
 
-# A reverted disk does not keep these: they are the snapshot's, or the datapath's.
+# Properties not carried over by a revert: the size comes from the snapshot, volmode belongs to the datapath.
 _NOT_KEPT = ("volsize", "volmode")
 
 
 def new_uuid() -> str:
-    """A random uuid, made by the kernel: importing Python's uuid module would cost more time than the verb."""
+    """A random uuid from the kernel: the import of Python's uuid module would take longer than the verb."""
     with open("/proc/sys/kernel/random/uuid") as file:
         return file.read().strip()
 
 
 def inherited(source: VDI) -> "dict[str, str]":
-    """The properties that a VDI gets from the one it is made from: name, description, type, may several write."""
+    """The properties that a VDI gets from the one it is made from: name, description, sharable, type."""
     values = properties.encode(naming.VDI_NAME, properties.text(source.values, naming.VDI_NAME))
     values.update(properties.encode(naming.VDI_DESCRIPTION, properties.text(source.values, naming.VDI_DESCRIPTION)))
     if properties.decode(source.values, naming.VDI_SHARABLE) is True:
@@ -43,9 +43,9 @@ def inherited(source: VDI) -> "dict[str, str]":
 def make(sr: SR, source: VDI, name: str, uuid: str, values: "dict[str, str]") -> None:
     """Makes the zvol `name` below the root with the content of a VDI and these properties. Raises Exists, NoSpace.
 
-    A snapshot never changes: what is made from it is made from what it was made from, so that families do not grow
-    deeper with every snapshot, and a snapshot can always be removed whole. A crash leaves at most a ZFS snapshot that
-    nothing was made from.
+    A VDI that is a snapshot never changes, so its copies are cloned from its own origin. Families then do not grow
+    deeper with every snapshot, and a snapshot can always be removed completely. A crash leaves at most a ZFS snapshot
+    without clones.
     """
     is_frozen = source.is_snapshot and source.values.get("readonly") == "on" and "origin" in source.values
     base = source.values["origin"] if is_frozen else f"{source.zvol}@{uuid}"
@@ -59,17 +59,17 @@ def make(sr: SR, source: VDI, name: str, uuid: str, values: "dict[str, str]") ->
             raise
     except NoSpace as error:
         raise NoSpace(
-            f"The SR {sr.uuid} has no room for a snapshot or clone of {source.key}: one of a thick disk needs as much "
-            f"as the disk holds, one of a thin disk some megabytes. {error}"
+            f"The SR {sr.uuid} has no room for a snapshot or clone of {source.key}: for a thick disk it needs as much "
+            f"space as the disk holds, for a thin disk some megabytes. {error}"
         ) from None
 
 
 def adopt_siblings(sr: SR, source: VDI, uuid: str) -> None:
-    """Makes the VDI `uuid` the one that its sibling snapshots are snapshots of, if theirs has been removed.
+    """If the snapshot `source` and its siblings are snapshots of a removed VDI, makes them snapshots of the VDI `uuid`.
 
-    xapi reverts a disk by removing it and cloning its snapshot, then does the same in its own database, and does not
-    tell: the next scan would take it back. Before the clone is made: a crash in between leaves snapshots of a VDI that
-    is not there, as it was before.
+    xapi reverts a disk by removing it and cloning its snapshot, and then changes snapshot_of in its own database only:
+    the next scan would undo that. Called before the clone is made: after a crash in between, the snapshots still name
+    a VDI that does not exist, as before.
     """
     lost = source.keys.get(naming.SNAPSHOT_OF) if source.keys.get(naming.IS_A_SNAPSHOT) == "true" else None
     if lost is None:
@@ -86,14 +86,14 @@ def adopt_siblings(sr: SR, source: VDI, uuid: str) -> None:
 
 
 def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
-    """Removes the VDI at once, as zfs.programs.remove does. Raises VDIInUse.
+    """Removes the VDI in one transaction, by zfs.programs.remove. Raises VDIInUse.
 
-    `done`: what was to be done with the VDI, for the sentence that says it was not. The answer is for `bury`.
+    `done`: what the caller wants to do, as in "was not destroyed". The result is for `bury`.
     """
     try:
         kept = programs.remove(sr.zfs, sr.dataset, key, action)
     except Busy as error:
-        from zfsvol.host import blockdevice  # it looks at all processes: for the sentence alone
+        from zfsvol.host import blockdevice  # for the message only
 
         name = str(error).rpartition("/")[2]
         users = ", ".join(blockdevice.open_zvols(sr.dataset).get(name, [])) or "a VM or the kernel"
@@ -104,9 +104,9 @@ def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
 
 
 def discard(sr: SR, name: str) -> None:
-    """Removes a zvol that is only half made, or that a revert has left. Idempotent.
+    """Removes a zvol that is only half made, or that a revert left behind. Idempotent.
 
-    What snapshots of others keep of it gives its name free, as that of a removed VDI does.
+    If others' snapshots keep it, it is renamed like a removed VDI, so that its name is free.
     """
     try:
         kept = programs.remove(sr.zfs, sr.dataset, name, "discard")
@@ -118,10 +118,10 @@ def discard(sr: SR, name: str) -> None:
 
 
 def bury(sr: SR, kept: "dict[str, int]") -> None:
-    """Gives removed zvols the names of such and drops their reservations; `kept`: datasets, and reserved bytes.
+    """Renames removed zvols to names of removed ones and drops their reservations. `kept`: reserved bytes by dataset.
 
-    For clients the VDIs are gone already. Neither step needs room within the SR's quota. A crash leaves some of it for
-    `repair`.
+    Clients do not see the VDIs any more. Neither step needs space within the SR's quota. After a crash, `repair` does
+    the rest.
     """
     for dataset, reserved in kept.items():
         if reserved:
@@ -136,18 +136,18 @@ def _move(sr: SR, dataset: str, name: str) -> None:
         try:
             changes.rename(sr.zfs, dataset, name)
             return
-        except NoSpace:  # what the removal has freed takes a moment to be free
+        except NoSpace:  # space freed by the removal is available after a moment
             if time.monotonic() > end:
                 raise
             time.sleep(_SPACE_PAUSE)
 
 
 def prune_graves(sr: SR) -> None:
-    """Frees what removed zvols do not need any more, as snapshots of others that kept it are gone.
+    """Frees the space of removed zvols that was kept only by others' snapshots which are gone now.
 
-    Where the newest of these is gone, and older ones are not, the zvol still has that one's content.
+    If only the newest of these snapshots is gone, the zvol is rolled back to an older one.
     """
-    from zfsvol.repository import family  # for SRs that others make snapshots of
+    from zfsvol.repository import family  # only needed for SRs with others' snapshots
 
     columns = ("name", "type", "written", "clones", "userrefs")
     rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
@@ -167,14 +167,14 @@ def prune_graves(sr: SR) -> None:
 
 
 def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:
-    """The first step of Volume.revert: makes, beside the VDI `target`, what it will be, with all that is set on it.
+    """The first step of Volume.revert: makes the zvol that will replace the VDI `target`, with the VDI's settings.
 
-    `target.values` are its settings. Raises NoSpace.
+    `target.values` are these settings. Raises NoSpace.
     """
     values = dict(target.values)
     if values.get("refreservation", "0") not in ("0", "none"):
         values["refreservation"] = "auto"
-    # The clone-on-boot temporary is of the old content.
+    # The clone-on-boot temporary has the old content.
     temporary = properties.key_property(naming.TEMPORARY)
     for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == temporary]:
         del values[name]
@@ -187,7 +187,7 @@ def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:
 
 
 def finish_revert(sr: SR, key: str) -> None:
-    """The last steps of Volume.revert, by what is there. Raises NoSpace, Busy."""
+    """Does the last steps of Volume.revert that a crash left undone. Raises NoSpace, Busy."""
     kept: "dict[str, int]" = {}
     try:
         values = datasets.properties(sr.zfs, sr.volume(key))
@@ -199,6 +199,6 @@ def finish_revert(sr: SR, key: str) -> None:
 
 
 def take_place(sr: SR, key: str, kept: "dict[str, int]") -> None:
-    """The zvol that is the VDI gets the VDI's name, once what had it has another; `kept` as for `bury`."""
+    """Renames the removed zvols (`kept`, as for `bury`), then gives the VDI's name to the zvol that replaces it."""
     bury(sr, kept)
     _move(sr, sr.volume(naming.revert_name(key)), sr.volume(key))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Who has a VDI attached and active, and what serves it: a record for each VDI that is attached, until the host boots.
+"""The record of an attached VDI: the domains that attached and activated it, and what serves them. A boot removes it.
 
-`<SR's directory>/<vdi>.json`, written whole before each step that it tells of. Only the holder of the VDI's lock writes
-it. A domain first attaches the VDI, then activates it: that is its lease, for reading or for writing, of many readers
-or one writer (a sharable VDI: many of both).
+The file `<SR's directory>/<vdi>.json` is written atomically before each step that it records. Only the holder of the
+VDI's lock writes it. A domain attaches the VDI, then activates it and so gets a lease, for reading or for writing. A
+VDI has many readers or one writer; a sharable VDI may have many of both.
 
-What a domain is, its name tells: a guest's id, `u0_…` (or `0`) in dom0, anything else for storage migration.
+The name of a domain says what it is: a guest's id, `u0_…` (or `0`) for dom0, anything else for storage migration.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READ = "ro"
 WRITE = "rw"
 
-# What a domain is given: the zvol's own device node, or a tapdisk that has it open.
+# How a domain accesses the VDI: by the zvol's own device node, or by a tapdisk that has it open.
 NODE = "node"
 TAPDISK = "tapdisk"
 
@@ -36,7 +36,7 @@ class Record:
     def __init__(self, sr: SR, key: str, content: "dict[str, Any]") -> None:
         self.sr = sr
         self.key = key
-        # What the first to attach has found: is it a snapshot, may several write, which datapath does the SR have.
+        # The zvol's settings when the first domain attached it.
         self.readonly: bool = content.get("readonly", False)
         self.sharable: bool = content.get("sharable", False)
         self.datapath: str = content.get("datapath", TAPDISK)
@@ -47,7 +47,7 @@ class Record:
 
     @property
     def path(self) -> str:
-        """Where the record is."""
+        """The path of the record."""
         return _path(self.sr, self.key)
 
     @property
@@ -56,7 +56,7 @@ class Record:
         return self.sr.volume(self.key)
 
     def save(self) -> None:
-        """Writes the record; a crash leaves it as it was or as it is."""
+        """Writes the record atomically."""
         names = ("readonly", "sharable", "datapath", "node", "attached", "active", "tapdisk")
         files.write(self.path, json.dumps({name: getattr(self, name) for name in names}))
 
@@ -65,21 +65,21 @@ class Record:
         files.remove(self.path)
 
     def way(self, domain: str) -> str:
-        """How a domain that has attached the VDI is given it: NODE or TAPDISK."""
+        """How a domain that has attached the VDI accesses it: NODE or TAPDISK."""
         return TAPDISK if self.attached[domain] == TAPDISK else NODE
 
     def users(self, way: str) -> "list[str]":
-        """The domains that have activated the VDI and are given it in this way."""
+        """The domains that have activated the VDI and access it in this way."""
         return [domain for domain in self.active if self.way(domain) == way]
 
     def obstacles(self, domain: str, mode: str) -> "list[str]":
-        """The domains whose leases forbid one for this domain."""
+        """The domains whose leases exclude a lease of this mode for this domain."""
         if self.sharable:
             return []
         return [other for other, others_mode in self.active.items() if other != domain and WRITE in (mode, others_mode)]
 
     def summary(self) -> str:
-        """All of it, for a bug report."""
+        """The whole record in words, for a bug report."""
         words = [
             f"{called(domain)} has {given}, {self.active.get(domain, 'not active')}"
             for domain, given in sorted(self.attached.items())
@@ -89,13 +89,13 @@ class Record:
         return "; ".join(words)
 
     def holders(self, domains: "list[str]") -> str:
-        """In words for the administrator: who has the VDI, and how."""
+        """The domains and their modes, in words for the administrator."""
         modes = {READ: "for reading", WRITE: "for writing"}
         return ", ".join(f"{called(domain)} {modes[self.active[domain]]}" for domain in sorted(domains))
 
 
 def is_dom0(domain: str) -> bool:
-    """Whether the VDI is for dom0 itself: a copy, an export, an import, a backup."""
+    """Whether it is dom0 itself: a copy, an export, an import, a backup."""
     return domain == "0" or domain.startswith(("u0_", "u0-"))
 
 
@@ -105,7 +105,7 @@ def is_guest(domain: str) -> bool:
 
 
 def called(domain: str) -> str:
-    """A domain, in words."""
+    """The domain, in words."""
     if is_guest(domain):
         return f"the VM with domain id {domain}"
     return f"dom0 ({domain})" if is_dom0(domain) else f"a storage migration ({domain})"
@@ -116,12 +116,12 @@ def _path(sr: SR, key: str) -> str:
 
 
 def exists(sr: SR, key: str) -> bool:
-    """Whether anybody has attached the VDI."""
+    """Whether the VDI has a record."""
     return os.path.exists(_path(sr, key))
 
 
 def read(sr: SR, key: str) -> Record:
-    """The VDI's record; an empty one where nobody has attached it. Raises StorageError for one that is damaged."""
+    """The VDI's record; an empty one if nobody has attached it. Raises StorageError if it is damaged."""
     path = _path(sr, key)
     try:
         content = files.text(path)
@@ -131,19 +131,19 @@ def read(sr: SR, key: str) -> Record:
         return Record(sr, key, json.loads(content))
     except (ValueError, AttributeError) as error:
         raise StorageError(
-            f"{path}, which tells who uses the VDI {key}, is damaged: {error}. If no VM and no other program uses the "
-            "disk, remove the file."
+            f"{path}, the record of the users of the VDI {key}, is damaged: {error}. If no VM and no other program "
+            "uses the disk, remove the file."
         ) from None
 
 
 def all_of(sr: SR) -> "list[str]":
-    """The VDIs of the SR that somebody has attached."""
+    """The VDIs of the SR that have a record."""
     names = {name.partition(".")[0] for name in files.names(sr.directory)}
     return sorted(name for name in names if naming.is_uuid(name))
 
 
 class Locked:
-    """The record of a VDI, alone, within its `with`: its lock is held, and kept by the commands that are started."""
+    """The record of a VDI for a `with` that holds the VDI's lock; commands inherit the lock."""
 
     def __init__(self, sr: SR, key: str, limit: float = lock.VDI_LIMIT) -> None:
         """`limit`: seconds to wait for the lock."""

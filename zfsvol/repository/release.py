@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""All attachments of an SR at once: what SR.attach finds of earlier ones, and what SR.detach and destroy release."""
+"""All attachments of an SR together: SR.attach clears up old ones, SR.detach and SR.destroy release them."""
 
 import os
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def for_each(
     sr: SR, action: "Callable[[Record], object]", concerns: "Callable[[Record], bool]" = lambda _: True
 ) -> None:
-    """Does something with the record of every VDI of the SR that it concerns; the log tells what cannot be done.
+    """Runs the action on the record of every VDI of the SR that it concerns. Failures are only logged.
 
-    Takes the lock of each VDI: not for the holder of the SR's lock.
+    Takes the lock of each VDI, so the caller must not hold the SR's lock.
     """
     for key in records.all_of(sr):
         try:
@@ -34,14 +34,14 @@ def for_each(
 
 
 class AllLocked:
-    """The locks of all VDIs that are attached, within its `with`. To be taken before the SR's lock."""
+    """Holds the locks of all attached VDIs within its `with`. Take it before the SR's lock."""
 
     def __init__(self, sr: SR) -> None:
         self._sr = sr
         self._held = [sr.vdi_locked(key, lock.VDI_LIMIT_OF_EACH) for key in records.all_of(sr)]
 
     def __enter__(self) -> None:
-        """Raises LockTimeout: somebody is at work on one of them."""
+        """Raises LockTimeout if another verb holds one of them."""
         for number, held in enumerate(self._held):
             try:
                 held.__enter__()
@@ -56,7 +56,7 @@ class AllLocked:
 
 
 def require_inactive(sr: SR) -> None:
-    """Raises SRInUse where a VDI of the SR is activated. Changes nothing."""
+    """Raises SRInUse if a VDI of the SR is activated. Changes nothing."""
     for key in records.all_of(sr):
         record = records.read(sr, key)
         if record.active:
@@ -67,9 +67,9 @@ def require_inactive(sr: SR) -> None:
 
 
 def require_closed(sr: SR) -> None:
-    """Raises SRInUse where something has a zvol or a snapshot of the SR open, be it a program or the kernel.
+    """Raises SRInUse if a program or the kernel has a zvol or a snapshot of the SR open.
 
-    OpenZFS 2.1 refuses to export a pool with an open zvol, and destroys half of an SR before it refuses the rest; 2.3
+    OpenZFS 2.1 refuses to export a pool with an open zvol, but destroys half of an SR before it refuses the rest. 2.3
     waits, uninterruptibly, until the zvol is closed.
     """
     opened = programs.open_below(sr.zfs, sr.dataset)
@@ -81,9 +81,9 @@ def require_closed(sr: SR) -> None:
 
 
 def release(sr: SR) -> None:
-    """Removes the nodes and records of all VDIs of the SR. Raises SRInUse where one is activated, or open.
+    """Removes the nodes and records of all VDIs of the SR. Raises SRInUse if one is activated or open.
 
-    For the holder of the SR's exclusive lock.
+    The caller holds the SR's exclusive lock.
     """
     require_inactive(sr)
     for key in records.all_of(sr):
@@ -92,19 +92,19 @@ def release(sr: SR) -> None:
         if not attachment.forget_unused(record):
             raise SRInUse(
                 f"The SR {sr.uuid} is in use: something has {record.node} open, the device of the VDI {key}. "
-                f"'fuser -v {record.node}' tells what."
+                f"'fuser -v {record.node}' shows what."
             )
     for directory in (attachment.DEVICES, attachment.STATISTICS, attachment.SERVERS):
         try:
             os.rmdir(os.path.join(directory, sr.uuid))
         except OSError:
-            pass  # it is not there, or somebody else's are in it
+            pass  # it does not exist, or holds the links of another SR with this uuid
 
 
 def hide_unused(sr: SR) -> None:
-    """Removes the nodes and records of VDIs that nobody has attached. For the holder of the SR's exclusive lock.
+    """Removes the nodes and records of VDIs that nobody has attached. Failures are only logged.
 
-    The log tells what cannot be removed now.
+    The caller holds the SR's exclusive lock.
     """
     for key in records.all_of(sr):
         try:
@@ -113,14 +113,14 @@ def hide_unused(sr: SR) -> None:
                 attachment.forget_unused(record)
         except StorageError as error:
             log.warning(f"{sr.volume(key)}: {error}")
-    # One with another value than none, and nobody has it attached. A person may have set none.
+    # Their volmode is not none, and nobody has them attached. A volmode of none may be a person's setting.
     left = [
         zvol
         for zvol, value in datasets.with_own_volmode(sr.zfs, sr.dataset).items()
         if value != "none" and not records.exists(sr, zvol.rpartition("/")[2])
     ]
     if left:
-        log.warning(f"{', '.join(left)}: device nodes are there and nobody has them attached")
+        log.warning(f"{', '.join(left)}: removing device nodes of zvols that nobody has attached")
         node.wait(left)
     for zvol in left:
         node.hide(sr.zfs, zvol, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What is not as it should be in an SR, and its repair: the states between two steps of a verb that was killed."""
+"""Finds and repairs what is wrong in an SR: mostly states that a killed verb left between two steps."""
 
 from zfsvol import log, naming
 from zfsvol.errors import StorageError
@@ -13,16 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-# A zvol that nobody has written to refers to less than this, in bytes.
+# Bytes. A zvol that was never written to references less than this.
 _EMPTY = 1 << 20
 
 _ROUNDS = 5
 
 
 class Finding:
-    """What is not as it should be, in a sentence. `mend` puts it right; None: only a person may.
+    """Something wrong, in a sentence. `mend` fixes it; None: only a person may fix it.
 
-    Not `is_wrong`: it is as others want it, and worth knowing.
+    Without `is_wrong` it is only worth knowing: others want it so.
     """
 
     def __init__(self, text: str, mend: "Callable[[SR], object] | None" = None, *, is_wrong: bool = True) -> None:
@@ -32,7 +32,7 @@ class Finding:
 
 
 def inspect(found: Family) -> "list[Finding]":
-    """Everything that is not as the model has it. Pure."""
+    """Everything in the family that is wrong. Pure."""
     findings: "list[Finding]" = []
     for name, values in sorted(found.zvols.items()):
         findings += _inspect_zvol(found, name, values)
@@ -92,7 +92,7 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
         findings.append(Finding("{} is removed and takes {} bytes for nobody".format(name, values["written"]), prune))
     heir = found.zvols.get(naming.revert_name(name))
     if heir is not None and not vdi.is_removed(heir):
-        # Another zvol is about to have this name: finish_revert does both.
+        # Another zvol is due to get this name: finish_revert does both.
         return findings
     reserved = int(values.get("refreservation", "0"))
     if naming.is_uuid(name) or naming.reverted(name):
@@ -114,10 +114,10 @@ def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "li
 
 
 def repair(sr: SR) -> "list[Finding]":
-    """Finishes or undoes what was half done, and answers with what is left for a person to look at.
+    """Finishes or undoes what is half done. Returns the findings that remain.
 
-    For the holder of the SR's exclusive lock. It touches nothing that the driver has not made. What cannot be mended
-    now hinders nothing else: the log and the SR's health tell of it, and the next repair tries again.
+    The caller holds the SR's exclusive lock. It touches only what the driver made. A repair that fails does not stop
+    the others: the log and the SR's health report it, and the next repair tries again.
     """
     found = family.read(sr)
     findings = inspect(found)
@@ -143,7 +143,7 @@ def _mend(sr: SR, finding: Finding) -> bool:
     try:
         finding.mend(sr)
     except Missing:
-        pass  # mending what was found before has done it
+        pass  # an earlier repair has fixed this, too
     except StorageError as error:
         log.warning(f"{sr.dataset}: not repaired: {finding.text}: {error}")
         return False

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""An SR as an object: it knows its root dataset and its pool, and owns its locks, its records and the way to ZFS.
+"""An SR as an object: its root dataset, its pool, its locks, its records and its access to ZFS.
 
-A verb comes in by `opened`, which looks whether the pool can answer and takes the SR's lock. Nothing is found by the
-SR's uuid: a copy of the SR has the same one. Locks and records are named by the root dataset, which no two SRs of a
-host share at a time; the pool's guid, kept beside the records, tells a pool from an earlier one of its name.
+A verb starts with `opened`, which checks that the pool can answer and takes the SR's lock. Nothing is looked up by the
+SR's uuid, because a copy of the SR has the same one. Locks and records are named by the root dataset, which is unique
+on a host at any time. The pool's guid, stored beside the records, distinguishes the pool from an earlier one of the
+same name.
 """
 
 import json
@@ -22,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-# In memory: gone with the boot, as is all that it tells of.
+# In memory: a boot removes it, together with all that it records.
 DIRECTORY = "/var/run/nonpersistent/zfs-vol"
 
 _ATTACHED = "attached"
@@ -30,46 +31,46 @@ _UNFINISHED = "unfinished"
 _KEPT = "kept"
 
 # How a verb opens an SR.
-READ = "read"  # it changes nothing, and does not wait behind those that wait
-CHANGE = "change"  # beside others that change something else
-ALONE = "alone"  # nobody else is at work in the SR
+READ = "read"  # changes nothing; shares the lock and does not queue behind waiting verbs
+CHANGE = "change"  # shares the lock with verbs that change something else
+ALONE = "alone"  # excludes all other verbs
 
 
 class SR(Root):
-    """An SR on an imported pool. `zfs`: the way to that pool."""
+    """An SR on an imported pool. `zfs`: access to that pool."""
 
     def __init__(self, dataset: str) -> None:
         super().__init__(dataset)
         self.zfs = Pool(self.pool)
 
     def locked(self, mode: str) -> "Held":
-        """The SR's lock for its `with`; every command on the pool keeps it, too."""
+        """The SR's lock, for a `with`; commands on the pool inherit it."""
         shared = mode != ALONE
         return Held(self, lock.Lock(f"srs/{self.dataset}/sr", lock.SR_LIMIT, shared=shared, queued=mode != READ))
 
     def vdi_locked(self, key: str, limit: float = lock.VDI_LIMIT) -> "Held":
-        """The lock of a VDI, for who changes who uses it, or needs it unused. Taken before the SR's."""
+        """The lock of a VDI, for a `with`, to change its users or to keep it unused. Taken before the SR's lock."""
         return Held(self, lock.Lock(f"srs/{self.dataset}/vdi-{key}", limit))
 
     def read(self) -> "dict[str, str]":
-        """The root's own properties. Raises SRUnavailable where the pool holds no such SR."""
+        """The root's own properties. Raises SRUnavailable if the pool holds no such SR."""
         try:
             return self.require(datasets.properties(self.zfs, self.dataset))
         except Missing:
             raise self.missing() from None
 
     def require(self, values: "dict[str, str]") -> "dict[str, str]":
-        """`values`, if they are those of the root of this SR. Raises SRUnavailable."""
+        """`values`, after a check that they are those of this SR's root. Raises SRUnavailable."""
         if values.get(naming.SR_UUID) != self.uuid:
             raise self.missing()
         return values
 
     def missing(self) -> SRUnavailable:
-        """The error for a root that is not there, or is not the root of this SR."""
+        """The error for a root that does not exist, or is not the root of this SR."""
         return SRUnavailable(f"The pool {self.pool} holds no SR {self.uuid}.")
 
     def vdi(self, key: str, reader: "Callable[[Pool, str], dict[str, str]]" = datasets.properties) -> VDI:
-        """A VDI of the SR, with what `reader` reads of its zvol. Raises VDIUnavailable, SRUnavailable."""
+        """A VDI of the SR, with the properties that `reader` reads. Raises VDIUnavailable, SRUnavailable."""
         naming.require_uuid(key, "The VDI")
         for name in (key, naming.revert_name(key)):
             try:
@@ -78,7 +79,7 @@ class SR(Root):
                 continue
             if found is not None:
                 return found
-        self.read()  # it may be the SR that is missing
+        self.read()  # raises if the SR itself is missing
         raise VDIUnavailable(f"The SR {self.uuid} has no VDI {key}.")
 
     def zvols(self) -> "tuple[dict[str, str], dict[str, dict[str, str]]]":
@@ -89,16 +90,16 @@ class SR(Root):
             raise self.missing() from None
         return self.require(values), found
 
-    # --- what is kept in memory of an SR that is attached
+    # --- state of an attached SR, kept in memory
 
     @property
     def directory(self) -> str:
-        """Where the records of its attached VDIs are."""
+        """The directory of its VDIs' records."""
         return os.path.join(DIRECTORY, self.dataset)
 
     @property
     def attached_from(self) -> "str | None":
-        """The guid of the pool that the SR was attached from; None where it is not attached."""
+        """The guid of the pool that the SR was attached from; None if it is not attached."""
         try:
             return files.text(os.path.join(self.directory, _ATTACHED))
         except OSError:
@@ -110,11 +111,11 @@ class SR(Root):
         return self.attached_from or pools.guid(self.zfs)
 
     def mark_attached(self, guid: str) -> None:
-        """From now on the SR is attached."""
+        """Marks the SR as attached from this pool."""
         files.write(os.path.join(self.directory, _ATTACHED), guid)
 
     def mark_detached(self) -> None:
-        """The SR is not attached any more. Idempotent."""
+        """Marks the SR as not attached. Idempotent."""
         for name in (_ATTACHED, _UNFINISHED, _KEPT):
             files.remove(os.path.join(self.directory, name))
         path = self.directory
@@ -122,18 +123,18 @@ class SR(Root):
             try:
                 os.rmdir(path)
             except OSError:
-                return  # another SR's are in it
+                return  # another SR uses it
             path = os.path.dirname(path)
 
     def forget_records(self) -> None:
-        """Forgets all attachments, without a look at what they tell of: they are of an SR that is here no more."""
+        """Removes all records without acting on them: they belong to an SR that is gone."""
         for name in files.names(self.directory):
             if not os.path.isdir(os.path.join(self.directory, name)):
                 files.remove(os.path.join(self.directory, name))
 
     @property
     def unfinished(self) -> "list[str]":
-        """What is half done in the SR and could not be finished, a sentence each."""
+        """What is half done in the SR and could not be finished, as sentences."""
         try:
             found = json.loads(files.text(os.path.join(self.directory, _UNFINISHED)))
         except (OSError, ValueError):
@@ -141,7 +142,7 @@ class SR(Root):
         return [str(sentence) for sentence in found]
 
     def note_unfinished(self, sentences: "list[str]") -> None:
-        """Keeps what could not be finished, for the SR's health."""
+        """Stores what could not be finished, for the SR's health."""
         if sentences:
             files.write(os.path.join(self.directory, _UNFINISHED), json.dumps(sentences))
         else:
@@ -149,11 +150,11 @@ class SR(Root):
 
     @property
     def may_keep(self) -> bool:
-        """Whether snapshots of other programs may keep what was deleted: they did when it was looked at last."""
+        """Whether other programs' snapshots may keep deleted disks: they did at the last check."""
         return os.path.exists(os.path.join(self.directory, _KEPT))
 
     def note_kept(self, *, is_any: bool) -> None:
-        """Whether they do."""
+        """Stores whether they do."""
         if is_any:
             files.write(os.path.join(self.directory, _KEPT), "")
         else:
@@ -161,7 +162,7 @@ class SR(Root):
 
 
 class Held:
-    """A lock of an SR or of a VDI within its `with`, which hands over the SR."""
+    """Holds a lock of an SR or of a VDI within its `with`, which yields the SR."""
 
     def __init__(self, sr: SR, wanted: lock.Lock) -> None:
         self._sr = sr
@@ -179,10 +180,10 @@ class Held:
 
 
 def find(sr: str) -> SR:
-    """The SR that the client's `sr` names, its pool imported and able to answer.
+    """The SR that the client's `sr` names, after a check that its pool is imported and can answer.
 
-    Raises InvalidArgument (no SR of this driver), SRUnavailable. No child process; whether the dataset is there is
-    for the command that follows to tell.
+    Raises InvalidArgument (no SR of this driver), SRUnavailable. Starts no child process, and leaves it to the next
+    command to find out whether the dataset exists.
     """
     found = SR(naming.parse_sr(sr).dataset)
     found.zfs.require()
@@ -201,7 +202,7 @@ def below(pool: Pool, dataset: str) -> "list[SR]":
 
 
 def listed_roots(pool: Pool, dataset: str) -> "list[tuple[str, str]]":
-    """The datasets that say of themselves that they are an SR's root, with that SR's uuid, whatever their names are."""
+    """The datasets marked as an SR's root, whatever their names, each with that SR's uuid."""
     rows = datasets.listing(pool, dataset, types="filesystem", columns=("name", naming.SR_UUID))
     return [(name, uuid) for name, uuid in rows if naming.is_uuid(uuid)]
 

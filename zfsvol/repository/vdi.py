@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the properties of a zvol say of the VDI that it is. Pure."""
+"""A VDI, by the properties of its zvol. Pure."""
 
 from zfsvol import naming, properties
 from zfsvol.errors import InvalidSize
 
-# Sizes are multiples of 2 MiB: VHD export rounds to that, and backup tools read change bitmaps in such steps.
+# Sizes are multiples of 2 MiB: VHD export rounds to them, and backup tools read change bitmaps in steps of 2 MiB.
 GRANULE = 2 << 20
 # The client's integers have 63 bits; ZFS would take more.
 LARGEST = (1 << 63) - GRANULE
 
 
 class VDI:
-    """A VDI: its key, which is its uuid, its zvol, and that zvol's properties as they were read.
+    """A VDI: its key, which is its uuid, its zvol, and the zvol's properties as they were read.
 
-    The zvol is `<root>/<key>`. After a revert that was interrupted it is `<root>/.revert-<key>`, until somebody renames
-    it: for clients it is the disk already.
+    The zvol is `<root>/<key>`. After an interrupted revert it is `<root>/.revert-<key>` until a verb renames it; to
+    clients it is the disk meanwhile.
     """
 
     def __init__(self, root: naming.Root, key: str, name: str, values: "dict[str, str]") -> None:
@@ -25,12 +25,12 @@ class VDI:
 
     @property
     def is_renamed(self) -> bool:
-        """Whether its zvol has the name that it should have."""
+        """Whether its zvol has its final name."""
         return self.zvol == self.root.volume(self.key)
 
     @property
     def is_snapshot(self) -> bool:
-        """Whether Volume.snapshot has made it."""
+        """Whether Volume.snapshot made it."""
         return naming.VDI_SNAPSHOT in self.values
 
     @property
@@ -45,12 +45,12 @@ class VDI:
 
 
 def is_vdi(name: str, values: "dict[str, str]") -> bool:
-    """Whether a zvol below a root is called as a VDI is, is completely made, and not removed."""
+    """Whether a zvol below a root has a VDI's name, is completely made and is not removed."""
     return naming.is_uuid(name) and _is_whole(values)
 
 
 def is_removed(values: "dict[str, str]") -> bool:
-    """Whether a zvol with these properties was a VDI."""
+    """Whether a zvol with these properties is a removed VDI."""
     return naming.VDI_REMOVED in values
 
 
@@ -59,7 +59,7 @@ def _is_whole(values: "dict[str, str]") -> bool:
 
 
 def key_of(name: str, zvols: "dict[str, dict[str, str]]") -> "str | None":
-    """The key of the VDI that a zvol below a root is; None if it is none."""
+    """The key of the VDI that a zvol below a root is; None if the zvol is no VDI."""
     values = zvols[name]
     if is_vdi(name, values):
         return name
@@ -70,7 +70,7 @@ def key_of(name: str, zvols: "dict[str, dict[str, str]]") -> "str | None":
 
 
 def found(root: naming.Root, key: str, zvols: "dict[str, dict[str, str]]") -> "VDI | None":
-    """The VDI among some zvols below a root, by name; None if it is not among them."""
+    """The VDI with this key among zvols below a root; None if it is not among them."""
     for name in (key, naming.revert_name(key)):
         if name in zvols and key_of(name, zvols) == key:
             return VDI(root, key, name, zvols[name])
@@ -78,7 +78,7 @@ def found(root: naming.Root, key: str, zvols: "dict[str, dict[str, str]]") -> "V
 
 
 def rounded(size: int) -> int:
-    """The size that a VDI of at least `size` bytes has. Raises InvalidSize."""
+    """`size` rounded up to a size that a VDI can have. Raises InvalidSize."""
     if size <= 0:
         raise InvalidSize(f"{size} bytes; a disk has at least one byte.")
     if size > LARGEST:
@@ -87,9 +87,9 @@ def rounded(size: int) -> int:
 
 
 def record(vdi: VDI, *, taken: int) -> "dict[str, object]":
-    """The interface's `volume` record of a VDI, which takes `taken` bytes of the pool."""
+    """The interface's `volume` record of a VDI that uses `taken` bytes of the pool."""
     keys = vdi.keys
-    # Storage migration takes any VDI with the same content_id for a common base, an empty one included.
+    # Storage migration treats all VDIs with the same content_id as having a common base, even if it is empty.
     keys.setdefault(naming.CONTENT, vdi.key)
     return {
         "key": vdi.key,

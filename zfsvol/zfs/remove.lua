@@ -83,7 +83,7 @@ end
 
 -- Destroys a removed zvol that nobody needs, and the snapshot that it was made from if only it needed that. Repeats
 -- this for the zvol of that snapshot, and so on. `is_certain`: the first zvol counts as removed, even if a full pool
--- refused the mark. The answer is the zvol that bookmarks have kept from being rolled back.
+-- refused the mark. Returns a zvol that could not be rolled back because of bookmarks.
 local function prune(zvol, is_certain)
     while is_certain or is_removed(zvol) do
         is_certain = false
@@ -103,7 +103,7 @@ end
 
 -- Why the zvol cannot be removed now; nil if it can. ZFS would roll back an open zvol without a check, and it refuses
 -- to destroy a zvol with snapshots by the same errno as an open one; these checks tell the two apart. ZFS does not roll
--- back to a snapshot of the current transaction group (EAGAIN); like a user's end, the next group changes that.
+-- back to a snapshot of the current transaction group (EAGAIN): the next group allows it.
 local function obstacle(zvol)
     local error
     if first(zfs.list.snapshots(zvol)) then
