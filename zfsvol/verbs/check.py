@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What `python3 -m zfsvol check` tells: an SR's disks as a picture of their families, and what is wrong with them.
+"""The output of `python3 -m zfsvol check`: an SR's disks as family trees, and what is wrong with them.
 
-What is wrong, and its repair, is `repository.repair`'s: SR.attach does the same. Here it is put into words.
+`repository.repair` finds and repairs what is wrong, as for SR.attach.
 """
 
 from zfsvol import naming, properties
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
-    """Says, line by line, how each SR in a pool or below a dataset is; whether all is (with `mend`: is now) well.
+    """Reports, line by line, on each SR in a pool or below a dataset. Returns whether all is well, or is well now.
 
-    Raises InvalidArgument (there is no SR), SRUnavailable (the pool is missing or suspended). Without `mend` it
-    changes nothing.
+    Raises InvalidArgument (there is no SR), SRUnavailable (the pool is missing or suspended). Changes nothing unless
+    `mend`.
     """
     naming.require_dataset_name(dataset)
     pool = Pool(dataset.partition("/")[0])
@@ -54,10 +54,10 @@ def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
 
 
 def picture(family_: Family) -> "list[str]":
-    """The families as trees, a line for each zvol: what it is, how large, what it takes of the pool."""
+    """The families as trees, one line per zvol: its kind, its size, the space it uses."""
     children = family_.children()
     lines = [f"SR {family_.root.uuid} ({family_.root.dataset})"]
-    # By hand and not by recursion: a family may be deeper than Python's stack.
+    # No recursion: a family may be deeper than Python's stack.
     todo = [(name, "", index == 0) for index, name in enumerate(reversed(children.get(None, [])))]
     while todo:
         name, indent, is_last = todo.pop()
@@ -69,7 +69,7 @@ def picture(family_: Family) -> "list[str]":
 
 
 def describe(name: str, values: "dict[str, str]") -> str:
-    """One zvol in words."""
+    """A zvol in words."""
     called = properties.text(values, naming.VDI_NAME)
     if not called.isprintable():
         called = called.encode("unicode_escape").decode()

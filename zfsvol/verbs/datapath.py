@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Datapath verbs: a VDI is attached to a domain, activated, deactivated and detached.
+"""The Datapath verbs: they attach a VDI to a domain, activate, deactivate and detach it.
 
-Arguments and results are those of the SMAPIv3 interface; `domain` is who asks, see `repository.record`. What happens is
-in `repository.attachment`. Every verb may be repeated, and undoes or does what concerns its domain alone.
+Arguments and results are those of the SMAPIv3 interface; for `domain`, see `repository.record`. The work is done in
+`repository.attachment`. Every verb may be repeated, and affects only its own domain.
 """
 
 import binascii
@@ -20,11 +20,11 @@ _KIND_OF_BLKBACK = "vbd"
 
 
 def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
-    """Makes the zvol's device node appear and answers with the ways to the VDI's bytes: a `backend`.
+    """Makes the zvol's device node appear and returns a `backend`: the ways to access the VDI's data.
 
-    A VM gets a disk of tapback and the NBD server of a tapdisk, or one of blkback and the zvol's node; dom0 gets the
-    node; storage migration the NBD server. The server is there once the VDI is activated.
-    Raises InvalidArgument, VDIUnavailable, SRUnavailable, NodeMissing.
+    A VM gets a tapback disk and a tapdisk's NBD server, or a blkback disk and the zvol's node. dom0 gets the node,
+    storage migration the NBD server. The server runs once the VDI is activated. Raises InvalidArgument, VDIUnavailable,
+    SRUnavailable, NodeMissing.
     """
     with _record(uri) as record:
         attachment.attach(record, domain, gives_node=True)
@@ -32,9 +32,9 @@ def attach(dbg: str, uri: str, domain: str) -> "dict[str, object]":
 
 
 def activate(dbg: str, uri: str, domain: str) -> None:
-    """Gives the domain the VDI for writing, a snapshot for reading, and starts what serves it.
+    """Gives the domain the VDI for writing, or a snapshot for reading, and starts a tapdisk if it needs one.
 
-    Raises VDIInUse (somebody else has it), TapdiskFailed, NodeMissing and as `attach`.
+    Raises VDIInUse (others use it), TapdiskFailed, NodeMissing, and as `attach`.
     """
     _activate(uri, domain, WRITE)
 
@@ -51,9 +51,9 @@ def _activate(uri: str, domain: str, mode: str) -> None:
 
 
 def deactivate(dbg: str, uri: str, domain: str) -> None:
-    """Takes the VDI back from the domain; what it had written is in ZFS then. Idempotent.
+    """Ends the domain's lease; its writes have reached ZFS by then. Idempotent.
 
-    Raises TapdiskFailed and CommandTimeout where a tapdisk does not let go of it: the domain keeps its lease.
+    Raises TapdiskFailed and CommandTimeout if a tapdisk does not close the zvol; then the domain keeps its lease.
     """
     root, key = naming.parse_uri(uri)
     with Locked(SR(root.dataset), key) as record:
@@ -62,10 +62,10 @@ def deactivate(dbg: str, uri: str, domain: str) -> None:
 
 
 def detach(dbg: str, uri: str, domain: str) -> None:
-    """Undoes what `attach` and `activate` have done for the domain, in any order. Idempotent. Raises as `deactivate`.
+    """Undoes `attach` and `activate` for the domain. Idempotent. Raises as `deactivate`.
 
-    The device node goes with the last domain. One that something has open stays, and the record with it: the log tells,
-    and the next verb that finds nobody there removes them.
+    The last detach removes the device node. If something has the node open, node and record stay and the log says so;
+    the next verb that finds no user removes them.
     """
     root, key = naming.parse_uri(uri)
     sr = SR(root.dataset)
@@ -93,13 +93,13 @@ def _implementations(record: Record, domain: str) -> "list[list[object]]":
         disk = {"params": record.node, "extra": extra, "backend_type": _KIND_OF_BLKBACK}
         return [["XenDisk", disk], ["BlockDevice", {"path": record.node}]]
     uri = f"nbd:unix:{attachment.nbd_socket(record)}:exportname={record.key}"
-    # No device beside it: xenopsd would prefer that.
+    # No BlockDevice as well: xenopsd would prefer it.
     disk = {"params": uri, "extra": extra, "backend_type": _KIND_OF_TAPBACK}
     return [["XenDisk", disk], ["Nbd", {"uri": uri}]]
 
 
-# The INQUIRY pages by which Windows' drivers tell disks apart (SPC-4, 7.8), as XCP-ng's other drivers make them
-# of a uuid, so that a disk keeps its identity when it moves between SRs.
+# The INQUIRY pages by which Windows' drivers tell disks apart (SPC-4, 7.8). They are derived from the uuid as in
+# XCP-ng's other drivers, so that a disk keeps its identity when it moves between SRs.
 
 
 def _serial_number_page(uuid: str) -> bytes:

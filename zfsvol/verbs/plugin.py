@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Plugin verbs: what the driver is and what it can do."""
+"""The Plugin verbs: a description of the driver and its features."""
 
 from zfsvol import __version__
 from zfsvol.errors import StorageError
@@ -10,8 +10,8 @@ from zfsvol.repository.sr import SR
 from zfsvol.zfs import kernel, pools
 from zfsvol.zfs.pool import Pool
 
-# What the client cannot see from the executables alone stands here beside what it can: one list for people, too.
-# VDI_REVERT is left out on purpose, see docs/decisions.md.
+# All features, including those that the client derives from the executables: people read the list, too. VDI_REVERT is
+# left out on purpose, see docs/decisions.md.
 FEATURES = [
     "SR_PROBE",
     "SR_UPDATE",
@@ -30,15 +30,15 @@ FEATURES = [
 
 
 def query(dbg: str) -> "dict[str, object]":
-    """The driver's description; xapi makes its SM record from it."""
+    """The driver's description, from which xapi makes its SM record."""
     keys = {name: key.description for name, key in configuration.KEYS.items()}
     return _description("zfs-vol", "ZFS volumes", "Virtual disks as zvols of a local ZFS pool", FEATURES, keys)
 
 
 def query_datapath(dbg: str) -> "dict[str, object]":
-    """The description of the datapath plugin, which is called as its URIs' scheme.
+    """The description of the datapath plugin, named by the scheme of its URIs.
 
-    Not NONPERSISTENT: the client then clones a disk that is to be reset at boot, which takes a moment.
+    Not NONPERSISTENT: without it the client clones a disk that is to be reset at boot, which takes a moment.
     """
     return _description("zvol", "ZFS volumes", "Gives zvols to VMs: by tapdisk, or by blkback", [], {})
 
@@ -61,7 +61,7 @@ def _description(
 
 
 def ls(dbg: str) -> "list[str]":
-    """The SRs on the imported pools, as the strings that SR.attach answers with."""
+    """The SRs on the imported pools, as the strings that SR.attach returns."""
     if not kernel.is_loaded():
         return []
     return [sr.dataset for pool in _pools() if kernel.state(pool.name) != kernel.SUSPENDED for sr in _srs(pool)]
@@ -76,7 +76,7 @@ def _srs(pool: Pool) -> "list[SR]":
 
 
 def diagnostics(dbg: str) -> str:
-    """A text for a bug report: versions, pools with their states, SRs, and who has which disk attached."""
+    """A text for a bug report: versions, pools with their states, SRs, and the users of attached disks."""
     lines = [f"zfs-vol {__version__}"]
     if not kernel.is_loaded():
         return "\n".join([*lines, "The ZFS kernel module is not loaded."])

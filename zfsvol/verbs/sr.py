@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The SR verbs: a storage repository is a root dataset, alone in its pool or beside the administrator's own.
+"""The SR verbs: a storage repository is a root dataset, alone in its pool or beside the administrator's datasets.
 
-Arguments and results are those of the SMAPIv3 interface; sizes are bytes. What waits for the disks of one pool holds
-the locks of that pool and of no other.
+Arguments and results are those of the SMAPIv3 interface; sizes are bytes. A verb that waits for one pool's disks holds
+no other pool's locks.
 """
 
 from zfsvol import log, naming, properties
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def create(dbg: str, uuid: str, configuration: "dict[str, str]", name: str, description: str) -> "dict[str, str]":
-    """Makes the SR and answers with the device-config that attaches it on any host.
+    """Makes the SR and returns the device-config that attaches it on any host.
 
-    Raises InvalidArgument, DeviceMissing, DeviceInvalid, SRInUse (a device is), SRExists, SRUnavailable (no such
-    pool), NoSpace, CommandFailed with zpool's reason. One command makes the pool or the dataset with all that tells
-    that it is an SR: a crash leaves none or all of it, and what was made can be attached.
+    Raises InvalidArgument, DeviceMissing, DeviceInvalid, SRInUse (a device is in use), SRExists, SRUnavailable (no such
+    pool), NoSpace, CommandFailed with zpool's reason. One command makes the pool or dataset with all properties that
+    mark it as an SR. So a crash leaves nothing, or an SR that can be attached.
     """
     values = creation.checked(configuration, uuid)
     texts = {naming.SR_UUID: uuid}
@@ -46,11 +46,11 @@ def create(dbg: str, uuid: str, configuration: "dict[str, str]", name: str, desc
 
 
 def attach(dbg: str, configuration: "dict[str, str]") -> str:
-    """Imports the SR's pool where it is not imported, and answers with the string that names the SR from now on.
+    """Imports the SR's pool if it is not imported, and returns the string that names the SR from now on.
 
-    Idempotent. Finishes or undoes what verbs that were killed left half done, and removes what is left of tapdisks and
-    device nodes that nobody uses any more. Raises InvalidArgument, SRUnavailable (no such pool or SR, disks missing,
-    read-only), SRInUse (another host uses the pool; a copy of this SR is attached): then the pool is as it was.
+    Idempotent. Finishes or undoes what killed verbs left half done, and removes tapdisks and device nodes that nobody
+    uses any more. Raises InvalidArgument, SRUnavailable (no such pool or SR, disks missing, read-only), SRInUse
+    (another host uses the pool; a copy of this SR is attached); then the pool is as it was.
     """
     kernel.load_module()
     kernel.ensure_hostid()
@@ -68,7 +68,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
 
 
 def _import(place: Place, given: "dict[str, str]") -> bool:
-    """Imports the pool; False where it is imported already. For the holder of the pool's lock."""
+    """Imports the pool; False if it is imported already. The caller holds the pool's lock."""
     name = pools.imported().get(place.guid)
     if name is not None and pools.is_to_look(name):
         pools.export(Pool(name))
@@ -80,14 +80,14 @@ def _import(place: Place, given: "dict[str, str]") -> bool:
     except pools.UsedElsewhere as error:
         raise SRInUse(
             f"The pool {place.root.pool} may be in use by another host and was not imported. Detach the SR there "
-            "first. If that host is gone for good, make the PBD anew with device-config:force-import=true. ZFS says: "
+            "first. If that host is gone for good, recreate the PBD with device-config:force-import=true. ZFS says: "
             f"{error}"
         ) from None
     except StorageError as error:
         if place.guid not in pools.imported():
             lacks = discovery.missing_devices(place.candidate) if place.candidate else ""
             raise SRUnavailable(f"The pool {place.root.pool} cannot be imported.{lacks} {error}") from None
-        log.warning(f"{place.root.pool} was imported, with a complaint: {error}")
+        log.warning(f"{place.root.pool} was imported with an error: {error}")
     return True
 
 
@@ -100,15 +100,15 @@ def _take(sr: SR, guid: str, given: "dict[str, str]", *, is_new: bool) -> None:
     _require_only(sr)
     if values.get("readonly") == "on":
         raise SRUnavailable(
-            f"The SR {sr.uuid} is read-only, as replicas are: 'zfs get readonly {sr.dataset}' tells where that is set. "
-            f"To use it here, end the replication into it and run 'zfs set readonly=off {sr.dataset}'."
+            f"The SR {sr.uuid} is read-only, as replicas are: 'zfs get readonly {sr.dataset}' shows where that is set. "
+            f"To use it here, stop the replication into it and run 'zfs set readonly=off {sr.dataset}'."
         )
     if values.get("keystatus") == "unavailable":
         changes.load_key(sr.zfs, values.get("encryptionroot", sr.dataset), given.get("encryption-key-file"))
     if is_new and not sr.owns_pool:
         _mount_all(sr)
     if sr.attached_from not in (None, guid):
-        sr.forget_records()  # of another pool of this name
+        sr.forget_records()  # they belong to another pool of this name
     release.for_each(sr, attachment.detach_all if is_new else attachment.drop_dead)
     with sr.locked(ALONE):
         repair.repair(sr)
@@ -117,7 +117,7 @@ def _take(sr: SR, guid: str, given: "dict[str, str]", *, is_new: bool) -> None:
 
 
 def _require_only(sr: SR) -> None:
-    """Raises SRInUse where another root of the same SR is attached on this host."""
+    """Raises SRInUse if another copy of the SR is attached on this host."""
     for other in srs.attached():
         if other.uuid == sr.uuid and other.dataset != sr.dataset and kernel.state(other.pool) is not None:
             raise SRInUse(
@@ -127,7 +127,7 @@ def _require_only(sr: SR) -> None:
 
 
 def _mount_all(sr: SR) -> None:
-    """Mounts the file systems of the administrator's pool, as an import by hand does. The log tells what fails."""
+    """Mounts the file systems of the administrator's pool, as a manual import does. Failures are only logged."""
     columns = ("name", "canmount", "mountpoint", "mounted", "keystatus")
     for name, canmount, mountpoint, mounted, key in datasets.listing(
         sr.zfs, sr.pool, types="filesystem", columns=columns
@@ -151,7 +151,7 @@ def _export_again(sr: SR) -> None:
 
 
 def detach(dbg: str, sr: str) -> None:
-    """Exports the SR's own pool, which leaves its disks free; a pool of the administrator's stays imported.
+    """Exports the SR's own pool and so frees its disks; an administrator's pool stays imported.
 
     Idempotent. Raises SRInUse while one of the SR's disks is in use.
     """
@@ -181,7 +181,7 @@ def _unload_key(sr: SR) -> None:
 
 
 def _leave(action: "Callable[..., None]", sr: SR) -> None:
-    """Exports or destroys the root's pool. Raises SRInUse, with nothing changed, where one of its zvols is open."""
+    """Exports or destroys the SR by `action`. Raises SRInUse, with nothing changed, if one of its zvols is open."""
     release.require_closed(sr)
     try:
         action(sr.zfs)
@@ -189,16 +189,16 @@ def _leave(action: "Callable[..., None]", sr: SR) -> None:
         pass
     except Busy:
         raise SRInUse(
-            f"The SR {sr.uuid} is busy: something has one of its disks open. Shut down the VMs that use it."
+            f"The SR {sr.uuid} is in use: something has one of its disks open. Shut down the VMs that use it."
         ) from None
 
 
 def destroy(dbg: str, sr: str) -> None:
     """Removes the SR with all its disks: its own pool, or its root dataset in the administrator's pool.
 
-    Refuses before it touches anything where the root holds what this driver has not made (SRNotEmpty), or one of its
-    disks is open (SRInUse). Raises SRUnavailable where the SR is not there, so also when it is called again. A crash in
-    the middle leaves a part of the SR, which a repetition removes.
+    Raises SRNotEmpty if the root holds anything that this driver did not make, and SRInUse if one of its disks is open,
+    both before it removes anything. Raises SRUnavailable if there is no such SR, as when it is called again. A crash in
+    the middle may leave a part of the SR, which a repetition removes.
     """
     found = srs.find(sr)
     with lock.pool(found.guid):
@@ -231,20 +231,20 @@ def _require_nothing_foreign(sr: SR) -> None:
             foreign.append(name)
     if foreign:
         raise SRNotEmpty(
-            "The SR {} holds datasets, snapshots or holds that are not the driver's, or is what a clone elsewhere was "
-            "made from: {}. Move or destroy them, then destroy the SR again.".format(sr.uuid, ", ".join(foreign[:10]))
+            "The SR {} has datasets, snapshots or holds that are not the driver's, or clones outside of it: {}. Move "
+            "or destroy them, then destroy the SR again.".format(sr.uuid, ", ".join(foreign[:10]))
         )
 
 
-# --- looking
+# --- look
 
 
 def stat(dbg: str, sr: str) -> "dict[str, object]":
-    """What the SR is and how it is: an `sr_stat`.
+    """The SR's names, sizes and health: an `sr_stat`.
 
-    free_space is what ZFS would still let its disks take (parity, reservations, quota and ZFS's own reserve
-    counted), total_space that and what the SR takes. Raises SRUnavailable for a pool that is missing or suspended:
-    its sizes and names cannot be read, and made-up ones would overwrite those that xapi has.
+    free_space is the space that ZFS would still give to its disks, after parity, reservations, quota and ZFS's own
+    reserve; total_space adds the space that the SR uses. Raises SRUnavailable if the pool is missing or suspended: its
+    sizes and names cannot be read, and made-up ones would overwrite those in xapi.
     """
     found = srs.find(sr)
     notes = found.unfinished
@@ -256,7 +256,7 @@ def stat(dbg: str, sr: str) -> "dict[str, object]":
 
 
 def ls(dbg: str, sr: str) -> "list[dict[str, object]]":
-    """All VDIs of the SR. Complete or an error: xapi forgets the VDIs that are not listed."""
+    """All VDIs of the SR. Complete, or an error: xapi forgets VDIs that are not listed."""
     with srs.opened(sr, READ) as found:
         _, zvols = found.zvols()
     charges = family.charges(found, zvols)
@@ -268,8 +268,8 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
     """The SRs on imported and importable pools: all of them, or those on the devices, in the pool or with the uuid
     that `configuration` names.
 
-    An importable pool is imported read-only for the moment of the look. A crash leaves it so, until the next
-    SR.attach of it or the next SR.probe. A pool that cannot be looked into is told of, too.
+    An importable pool is imported read-only for the look. After a crash it stays imported until SR.attach attaches it,
+    or until the next SR.probe. The result also lists pools that cannot be looked into.
     """
     kernel.load_module()
     kernel.ensure_hostid()
@@ -279,7 +279,7 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
             if discovery.matches(root, configuration):
                 found.append(_probed(sighting, root, configuration))
         if sighting.obstacle is not None and not naming.is_root(sighting.name):
-            # Whether an SR is on it, nobody can tell.
+            # It may hold an SR or not.
             place = dict(configuration, **{"zpool": sighting.name, "pool-guid": sighting.guid})
             extra = {"obstacle": sighting.obstacle}
             found.append({"configuration": place, "complete": False, "extra_info": extra})

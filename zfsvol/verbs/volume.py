@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Volume verbs: a VDI is a zvol below the SR's root, its metadata are properties of that zvol.
+"""The Volume verbs: a VDI is a zvol below the SR's root, and its metadata are properties of that zvol.
 
-Arguments and results are those of the SMAPIv3 interface; sizes are bytes. A crash, at whatever moment, leaves each VDI
-as it was or as it was asked for: what clients see of a change happens in one transaction.
+Arguments and results are those of the SMAPIv3 interface; sizes are bytes. All that clients see of a change happens in
+one transaction. So after a crash at any moment, each VDI is unchanged or changed as requested.
 """
 
 import time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: bool) -> "dict[str, object]":  # noqa: FBT001
-    """Makes an empty VDI of at least `size` bytes and answers with its `volume` record.
+    """Makes an empty VDI of at least `size` bytes and returns its `volume` record.
 
     Raises InvalidSize, InvalidArgument (a text is too long), NoSpace, SRUnavailable.
     """
@@ -62,17 +62,17 @@ def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: 
 def _no_space(sr: SR, size: int, sr_values: "dict[str, str]") -> NoSpace:
     return NoSpace(
         f"A disk of {size} bytes does not fit: the SR {sr.uuid} has {sr_values['available']} bytes free for its "
-        "reservation (thick) or its metadata (thin). What was deleted lately may take some seconds to become free."
+        "reservation (thick) or its metadata (thin). Space of disks deleted just now may take some seconds to be free."
     )
 
 
 def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
-    """Makes a VDI that has the content of this one now, for good, and answers with its `volume` record.
+    """Makes a read-only VDI with this VDI's current content and returns its `volume` record.
 
-    Of any VDI, in use or not. What the client sets on a snapshot afterwards is here already, as far as it can be known:
-    so a crash in between leaves a snapshot and not a disk, and the client's Volume.set has nothing to write. Raises
-    NoSpace, VDIUnavailable, SRUnavailable; a crash leaves at most a ZFS snapshot that nothing was made from, which
-    SR.attach removes.
+    The VDI may be in use. The keys that the client sets on a snapshot afterwards are set here already, as far as they
+    are known. So a crash in between leaves a snapshot and not a disk, and the client's Volume.set has nothing to write.
+    Raises NoSpace, VDIUnavailable, SRUnavailable. A crash leaves at most a ZFS snapshot without clones, which SR.attach
+    removes.
     """
     uuid = lineage.new_uuid()
     with srs.opened(sr, CHANGE) as found:
@@ -92,15 +92,15 @@ def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
 
 
 def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
-    """Makes a writable VDI with the content of this one, and answers with its `volume` record.
+    """Makes a writable VDI with this VDI's current content and returns its `volume` record.
 
-    Of any VDI, in use or not. Raises and leaves behind as `snapshot`.
+    The VDI may be in use. Errors and crashes as for `snapshot`.
     """
     uuid = lineage.new_uuid()
     with srs.opened(sr, CHANGE) as found:
         source = found.vdi(key, datasets.inherited_properties)
         values = lineage.inherited(source)
-        # Inherited, it would be that of the zvol this one is made from.
+        # Set it explicitly: otherwise the clone would get the setting of the zvol it is made from.
         thick = configuration.is_thick(source.values, source.zvol)
         if thick:
             values["refreservation"] = "auto"
@@ -113,7 +113,7 @@ def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
 def _make(sr: SR, source: VDI, uuid: str, values: "dict[str, str]") -> None:
     try:
         lineage.make(sr, source, uuid, uuid, values)
-    except Missing:  # it was there a moment ago, and is renamed or removed
+    except Missing:  # it was renamed or removed a moment ago
         sr.vdi(source.key)
         raise
 
@@ -124,14 +124,14 @@ def _make(sr: SR, source: VDI, uuid: str, values: "dict[str, str]") -> None:
 def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
     """The VDI's `volume` record. Raises VDIUnavailable, SRUnavailable.
 
-    Its physical_utilisation is what its own zvol takes; SR.ls adds what the zvols of removed VDIs take.
+    physical_utilisation is the space of its own zvol; SR.ls adds the space of removed VDIs' zvols.
     """
     found = srs.find(sr)
     try:
-        # The client asks this before each other verb: it must wait for nobody.
+        # The client calls this before every other verb, so it must not wait for a lock.
         vdi = found.vdi(key)
     except VDIUnavailable:
-        # Its zvol has another name for a moment while it is reverted.
+        # During a revert its zvol has another name for a moment.
         with found.locked(READ):
             vdi = found.vdi(key)
     return vdis.record(vdi, taken=int(vdi.values["used"]))
@@ -141,20 +141,20 @@ def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
 
 
 def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
-    """Gives the VDI `key` the content and the size of `snapshot`; all else of it, and all other VDIs, stay.
+    """Gives the VDI `key` the content and the size of `snapshot`. Nothing else of it changes, and no other VDI.
 
-    Raises VDIInUse while it is open, InvalidArgument (`snapshot` is none, `key` is one), NoSpace, VDIUnavailable: then
-    nothing has changed. A crash before the VDI's old content is removed leaves what SR.attach removes; after that, the
-    VDI has its new content, and SR.attach or the next verb that needs it renames its zvol.
+    Raises VDIInUse while it is open, InvalidArgument (`snapshot` is no snapshot, `key` is one), NoSpace,
+    VDIUnavailable; then nothing has changed. A crash before the old content is removed leaves a zvol that SR.attach
+    removes. After that the VDI has its new content, and SR.attach or the next verb that needs it renames its zvol.
     """
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
     with Locked(found, key) as record:
-        if record.active:  # what is asked for is looked at before who is in the way
+        if record.active:  # report invalid arguments before VDIInUse
             _require_revertible(found.vdi(snapshot), found.vdi(key))
         attachment.require_idle(record, "reverted")
         with found.locked(ALONE):
-            # First: it may change what the snapshot was made from.
+            # Before reading the snapshot: the rename may change the snapshot's origin.
             target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
             source = found.vdi(snapshot)
             _require_revertible(source, target)
@@ -166,19 +166,19 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
                     lineage.discard(found, naming.revert_name(key))
                     raise
                 attachment.withdraw_node(record)
-            # From here on the VDI has its new content, whatever becomes of the rest.
+            # From here on the VDI has its new content, whatever happens.
             _tidy(found, key, lambda: lineage.take_place(found, key, kept))
 
 
 def _require_revertible(source: VDI, target: VDI) -> None:
     if not source.is_snapshot:
-        raise InvalidArgument(f"The VDI {source.key} is no snapshot: a disk can be reverted to a snapshot only.")
+        raise InvalidArgument(f"The VDI {source.key} is no snapshot: a disk can only be reverted to a snapshot.")
     if target.is_snapshot:
         raise InvalidArgument(f"The VDI {target.key} is a snapshot, which never changes: revert the disk, or clone it.")
 
 
 def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
-    """The VDI, its zvol called as it should be. Raises NoSpace, Busy where that is impossible."""
+    """The VDI, after its zvol has got its final name. Raises NoSpace, Busy."""
     if vdi.is_renamed:
         return vdi
     lineage.finish_revert(sr, vdi.key)
@@ -188,8 +188,8 @@ def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = dataset
 def destroy(dbg: str, sr: str, key: str) -> None:
     """Removes the VDI, and its clone-on-boot temporary. Idempotent.
 
-    What only it took becomes free; what others were made from stays until the last of these is removed. Raises
-    VDIInUse while it is open, SRUnavailable: then nothing has changed.
+    Frees the space that only it used; data that other VDIs were made from stays until the last of them is removed.
+    Raises VDIInUse while it is open, SRUnavailable; then nothing has changed.
     """
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
@@ -211,7 +211,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
 def _removed(sr: SR, key: str) -> "dict[str, int]":
     try:
         if not any(other != key for other in records.all_of(sr)):
-            return lineage.remove(sr, key, "remove", "destroyed")  # without a look at the keys
+            return lineage.remove(sr, key, "remove", "destroyed")  # no need to read its keys
         with _temporary(sr, sr.vdi(key), "destroyed"):
             return lineage.remove(sr, key, "remove", "destroyed")
     except Missing:
@@ -220,12 +220,12 @@ def _removed(sr: SR, key: str) -> "dict[str, int]":
 
 
 class _temporary:  # noqa: N801 - used as a function
-    """The clone-on-boot temporary of a VDI goes with it: within this `with` nobody has activated it."""
+    """Removes a VDI's clone-on-boot temporary from the records; keeps it idle within the `with`."""
 
     def __init__(self, sr: SR, vdi: VDI, done: str) -> None:
         key = vdi.keys.get(naming.TEMPORARY, vdi.key)
         is_attached = naming.is_uuid(key) and key != vdi.key and records.exists(sr, key)
-        # Nobody who holds the lock of a temporary waits for that of the SR, and then needs this VDI's.
+        # Nobody who holds a temporary's lock waits for the SR's lock and then needs this VDI's.
         self._locked = Locked(sr, key) if is_attached else None
         self._done = done
 
@@ -247,20 +247,19 @@ class _temporary:  # noqa: N801 - used as a function
 
 
 def _tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
-    """The steps after the one that counts. What fails is kept for SR.attach and told in the SR's health."""
+    """Runs the steps after the change itself. A failure is left to SR.attach and shown in the SR's health."""
     try:
         action()
     except StorageError as error:
-        log.warning(f"{sr.volume(key)}: done, but not tidied up: {error}")
-        sr.note_unfinished(
-            [*sr.unfinished, f"of the disk {key} something is left that could not be tidied up: {error}"]
-        )
+        log.warning(f"{sr.volume(key)}: done, but remains could not be removed: {error}")
+        sr.note_unfinished([*sr.unfinished, f"remains of the disk {key} could not be removed: {error}"])
 
 
 def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
     """Grows the VDI to at least `new_size` bytes; users of the device node see the new size at once.
 
-    Raises InvalidSize (also for shrinking), NoSpace, VDIUnavailable, VDIInUse: a tapdisk would never notice.
+    Raises InvalidSize (also to shrink), NoSpace, VDIUnavailable, and VDIInUse if a tapdisk has it open and would never
+    notice.
     """
     naming.require_uuid(key, "The VDI")
     size = vdis.rounded(new_size)
@@ -297,13 +296,13 @@ def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
 def _set(sr: str, key: str, values: "dict[str, str]") -> None:
     with srs.opened(sr, CHANGE) as found:
         vdi = found.vdi(key)
-        # A change waits until the pool has written a transaction group: seconds on busy disks.
+        # A change waits until the pool has written a transaction group, which takes seconds on busy disks.
         if any(vdi.values.get(name) != value for name, value in values.items()):
             _require_changed(found, key, programs.set_on_vdis(found.zfs, [vdi.zvol], values))
 
 
 def unset(dbg: str, sr: str, key: str, k: str) -> None:
-    """Forgets the client's key `k`; one that is not there is no error. Raises VDIUnavailable, SRUnavailable."""
+    """Removes the client's key `k`, if it is set. Raises VDIUnavailable, SRUnavailable."""
     name = properties.key_property(k)
     with srs.opened(sr, CHANGE) as found:
         vdi = found.vdi(key)
@@ -312,7 +311,7 @@ def unset(dbg: str, sr: str, key: str, k: str) -> None:
 
 
 def _require_changed(sr: SR, key: str, changed: int) -> None:
-    """Raises VDIUnavailable where ZFS has not found the VDI any more."""
+    """Raises VDIUnavailable if ZFS did not find the VDI any more."""
     if not changed:
         sr.vdi(key)
-        raise VDIUnavailable(f"The VDI {key} of the SR {sr.uuid} was renamed at this moment: try again.")
+        raise VDIUnavailable(f"The VDI {key} of the SR {sr.uuid} was renamed just now: try again.")
