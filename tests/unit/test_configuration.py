@@ -159,7 +159,7 @@ class TestPlace:
     def test_existing_pool_takes_no_properties_of_a_new_one(self, name):
         with pytest.raises(InvalidArgument) as caught:
             configuration.check({"zpool": "tank/vms", name: GOOD[name][0]})
-        assert f"device-config:{name} is for a new pool; the pool tank is there already" in str(caught.value)
+        assert f"device-config:{name} is for a new pool, but the pool tank exists" in str(caught.value)
 
     @pytest.mark.parametrize("name", ["-f", "tank/", "/dev/sdb", "tank@x"])
     def test_name_of_no_pool(self, name):

@@ -74,9 +74,7 @@ def locate(given: "dict[str, str]") -> Place:
         raise DeviceMissing
     found = [(sighting, root) for sighting in look(given) for root in roots(sighting) if matches(root, given)]
     if not found:
-        raise SRUnavailable(
-            "There is no SR where device-config says. 'xe sr-probe type=zfs-vol' lists all SRs."
-        )
+        raise SRUnavailable("There is no SR where device-config says. 'xe sr-probe type=zfs-vol' lists all SRs.")
     if len(found) > 1:
         raise InvalidArgument(
             "There are several SRs where device-config says: {}. Set device-config:sr_uuid to one of them.".format(
