@@ -10,23 +10,23 @@ from zfsvol.verbs import check
 
 
 def main() -> int:
-    """Reads the command line; the status to exit with: 0 all is well, 1 something is not, 2 it cannot be told."""
+    """Runs the command line. Returns the exit status: 0 all is well, 1 something is wrong, 2 the command failed."""
     parser = argparse.ArgumentParser(prog="python3 -m zfsvol", description="Maintenance of zfs-vol's SRs.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
     checking = commands.add_parser(
-        "check", help="list the disks of the SRs in a pool, their families, and everything that is not as it should be"
+        "check", help="list the disks of the SRs in a pool, their families, and everything that is wrong"
     )
     checking.add_argument("dataset", help="a pool, or a dataset in one: all SRs in it are checked")
-    checking.add_argument("--repair", action="store_true", help="finish or undo what was left half done")
-    renewing = commands.add_parser("identity", help="give a copy of an SR, and its disks, uuids of their own")
-    renewing.add_argument("dataset", help="the root of the copy: its dataset, or its pool; it must not be attached")
+    checking.add_argument("--repair", action="store_true", help="finish or undo what is half done")
+    renewing = commands.add_parser("identity", help="give a copy of an SR and its disks new uuids")
+    renewing.add_argument("dataset", help="the root of the copy: its dataset or pool; it must not be attached")
     options = parser.parse_args()
-    # The tree is drawn in characters that the locale of a console, or of Python 3.6 without one, may not have.
-    stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
+    # The locale of a console, or of Python 3.6 without a locale, may lack the characters of the tree.
+    stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
     try:
         if options.command == "identity":
-            print(f"The copy is the SR {identity.renew(options.dataset)} now.", file=stdout)
+            print(f"The copy is now the SR {identity.renew(options.dataset)}.", file=stdout)
             return 0
         is_well = check.check(options.dataset, mend=options.repair, say=lambda line: print(line, file=stdout))
     except StorageError as error:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What can go wrong, as the client is told.
+"""The errors that the client gets.
 
-A code is one of those that XCP-ng's storage manager has always used (drivers/XE_SR_ERRORCODES.xml of the sm
-package), so that xapi and its clients recognise it; the sentence is for the administrator: what was asked, what
-stands in the way, what to do.
+The codes are those of XCP-ng's storage manager (drivers/XE_SR_ERRORCODES.xml of the sm package), so xapi and its
+clients recognise them. The sentence is for the administrator: what was asked, what prevents it, what to do.
 """
 
 
 class StorageError(Exception):
-    """Anything a verb refuses or fails at.
+    """Any refusal or failure of a verb.
 
-    `code` and `params` go to the XenAPI client as they are; `params` is `["", sentence, ""]`, the shape in which
-    the storage manager's own drivers report and on which xcp-ng-tests compare.
+    `code` and `params` reach the XenAPI client unchanged. `params` is `["", sentence, ""]`, as in the storage manager's
+    own drivers; xcp-ng-tests rely on that.
     """
 
     code = "SR_BACKEND_FAILURE"
@@ -22,13 +21,13 @@ class StorageError(Exception):
 
 
 class InvalidArgument(StorageError):
-    """The request itself is wrong: nothing was looked at, nothing changed. A retry cannot help."""
+    """The request itself is wrong, and nothing was changed. A retry cannot help."""
 
     code = "SR_BACKEND_FAILURE_1"
 
 
 class SRInUse(StorageError):
-    """The SR, its pool or one of its devices is held by something else. A retry may help once that lets go."""
+    """Something else uses the SR, its pool or one of its devices. A retry may help once it stops."""
 
     code = "SR_BACKEND_FAILURE_16"
 
@@ -58,25 +57,25 @@ class SRExists(StorageError):
 
 
 class NoSpace(StorageError):
-    """The pool, or the SR's quota, has no room for it. Nothing was made."""
+    """The pool or the SR's quota has too little space. Nothing was made."""
 
     code = "SR_BACKEND_FAILURE_44"
 
 
 class VDIUnavailable(StorageError):
-    """The SR has no such VDI, or cannot give it to anybody now."""
+    """The SR has no such VDI, or the VDI cannot be used now."""
 
     code = "SR_BACKEND_FAILURE_46"
 
 
 class NodeMissing(StorageError):
-    """The VDI's zvol has no device node, or one that does not answer. A retry may help."""
+    """The VDI's zvol has no device node, or its node does not answer. A retry may help."""
 
     code = "SR_BACKEND_FAILURE_46"
 
 
 class TapdiskFailed(StorageError):
-    """A tapdisk could not be started, or does not close a VDI's zvol."""
+    """A tapdisk cannot be started, or does not close a VDI's zvol."""
 
 
 class SRUnavailable(StorageError):
@@ -95,7 +94,7 @@ class InvalidSize(StorageError):
 
 
 class DeviceMissing(StorageError):
-    """No device-config key says where the SR is. xcp-ng-tests compare the sentence to the letter."""
+    """No device-config key says where the SR is. xcp-ng-tests compare the sentence literally."""
 
     code = "SR_BACKEND_FAILURE_90"
 
@@ -104,6 +103,6 @@ class DeviceMissing(StorageError):
 
 
 class DeviceInvalid(StorageError):
-    """A path that was given is not a block device that a pool can use."""
+    """A given path is not a block device that a pool can use."""
 
     code = "SR_BACKEND_FAILURE_91"

@@ -7,15 +7,15 @@ syslog.openlog("zfs-vol", syslog.LOG_PID, syslog.LOG_LOCAL2)
 
 
 def _write(priority: int, message: str) -> None:
-    # One event, one line: names of disks may hold line breaks, and lone surrogates that syslog cannot encode.
+    # One line per event: disk names may contain line breaks, and lone surrogates, which syslog cannot encode.
     syslog.syslog(priority, message.encode("unicode_escape").decode("ascii"))
 
 
 def info(message: str) -> None:
-    """What was done."""
+    """Logs an action."""
     _write(syslog.LOG_INFO, message)
 
 
 def warning(message: str) -> None:
-    """What went wrong or needs somebody's eye."""
+    """Logs a failure, or something that needs attention."""
     _write(syslog.LOG_WARNING, message)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Names: of SRs, VDIs and their properties in ZFS, and of the client's keys. Pure.
+"""Names of SRs, VDIs and their properties in ZFS, and of the client's keys. Pure.
 
-The string that SR.attach answers with is the name of the SR's root dataset, `sr-<uuid>` (a pool of its own) or
-`<dataset>/sr-<uuid>`; a VDI is the zvol `<root>/<VDI uuid>`. So every verb knows from its arguments alone where to
-look, and a pool carried to another host is a complete SR.
+SR.attach returns the name of the SR's root dataset: `sr-<uuid>` (a pool of its own) or `<dataset>/sr-<uuid>`. A VDI is
+the zvol `<root>/<VDI uuid>`. So the arguments of a verb alone say where to look, and a pool moved to another host is a
+complete SR.
 """
 
 import re
@@ -21,19 +21,19 @@ SR_DESCRIPTION = "zfsvol:sr-description"
 SR_PROVISIONING = "zfsvol:sr-provisioning"
 SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
 SR_DATAPATH = "zfsvol:sr-datapath"
-# The guid of the pool that the SR was made in: in a copy of the SR it is another pool's.
+# The guid of the pool that the SR was made in. In a copy of the SR it is not the guid of the copy's pool.
 SR_POOL_GUID = "zfsvol:sr-pool-guid"
 
-# Every VDI has a name, which may be empty: a zvol without this property is none, or is only half made.
+# Every VDI has a name, which may be empty. A zvol without this property is no VDI, or only half made.
 VDI_NAME = "zfsvol:name"
 VDI_DESCRIPTION = "zfsvol:description"
 VDI_SHARABLE = "zfsvol:sharable"
-# Set by Volume.snapshot: the zvol has the content of the ZFS snapshot that it was made from, for good.
+# Set by Volume.snapshot: the zvol keeps the content of the ZFS snapshot that it was made from.
 VDI_SNAPSHOT = "zfsvol:snapshot"
-# When the VDI was removed. Its zvol stays as long as others need what it shares with them.
+# The time when the VDI was removed. Its zvol stays as long as other zvols need data of it.
 VDI_REMOVED = "zfsvol:removed"
 
-# The client's keys that mean something to the driver.
+# The client's keys that the driver uses.
 TEMPORARY = "clone-on-boot"
 IS_A_SNAPSHOT = "is_a_snapshot"
 SNAPSHOT_OF = "snapshot_of"
@@ -41,26 +41,26 @@ SNAPSHOT_TIME = "snapshot_time"
 TYPE = "vdi-type"
 CONTENT = "content_id"
 
-# As xapi writes dates, always in UTC.
+# xapi's format of dates, always in UTC.
 DATE = "%Y%m%dT%H:%M:%SZ"
 
 _SCHEME = "zvol://"  # the name of the datapath plugin's directory
-# Beside the VDIs, and not in a dataset of their own: to move a zvol into another one takes room, which an SR that has
-# reached its quota has not.
+# Prefixes beside the VDIs, not datasets of their own: a move to another dataset needs space, which an SR at its quota
+# lacks.
 _GRAVE = ".gone-"
 _REVERT = ".revert-"
 
 
-# The uuid that a copy of an SR, or a disk of it, is about to get: while it gets an identity of its own.
+# The new uuid of a copy of an SR, or of a disk in it, while the copy gets a new identity.
 BECOMES = "zfsvol:becomes"
 
-# Characters that a dataset's name may have. The longest name below a root is that of a snapshot of a removed VDI.
+# In characters. The longest name below a root is that of a removed VDI's snapshot.
 _LONGEST_NAME = 255
 LONGEST_ROOT = _LONGEST_NAME - len(f"/{_GRAVE}") - len("@") - 2 * 36 - len(".12345678")
 
 
 class Root:
-    """The root dataset of an SR, by its name alone."""
+    """The root dataset of an SR: only its name."""
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
@@ -69,7 +69,7 @@ class Root:
 
     @property
     def owns_pool(self) -> bool:
-        """Whether the SR is a pool of its own, which the driver made and may export and destroy."""
+        """Whether the SR has its own pool, which the driver made and may export and destroy."""
         return self.dataset == self.pool
 
     def volume(self, uuid: str) -> str:
@@ -77,16 +77,16 @@ class Root:
         return f"{self.dataset}/{uuid}"
 
     def grave(self, uuid: str, token: str) -> str:
-        """The zvol of a removed VDI. A VDI that was reverted has several, told apart by `token` (8 characters)."""
+        """The zvol of a removed VDI. A VDI that was reverted may have several, with different tokens (8 characters)."""
         return f"{self.dataset}/{_GRAVE}{uuid}.{token}"
 
     def uri(self, uuid: str) -> str:
-        """What the datapath plugin is given to find the VDI."""
+        """The URI of the VDI for the datapath plugin."""
         return _SCHEME + self.volume(uuid).replace(" ", "%20")
 
 
 def root_for(given: "dict[str, str]", uuid: str) -> Root:
-    """The root of the SR `uuid` as its device-config places it. Raises InvalidArgument."""
+    """The root of the SR `uuid` by its device-config. Raises InvalidArgument."""
     require_uuid(uuid, "The SR's uuid")
     parent = given.get("zpool")
     if parent is None:
@@ -96,13 +96,13 @@ def root_for(given: "dict[str, str]", uuid: str) -> Root:
 
 
 def is_root(dataset: str) -> bool:
-    """Whether the dataset is called as the root of an SR is."""
+    """Whether the dataset has the name of an SR's root."""
     last = dataset.rpartition("/")[2]
     return last.startswith(PREFIX) and is_uuid(last[len(PREFIX) :])
 
 
 def parse_sr(sr: str) -> Root:
-    """The root that SR.attach answered with. Raises InvalidArgument."""
+    """The root by the string that SR.attach returned. Raises InvalidArgument."""
     if not is_root(sr):
         raise InvalidArgument(f"'{sr}' is no SR of this driver.")
     require_dataset_name(sr)
@@ -118,18 +118,18 @@ def parse_uri(uri: str) -> "tuple[Root, str]":
 
 
 def revert_name(uuid: str) -> str:
-    """The zvol that Volume.revert makes, which takes the place of the VDI's zvol."""
+    """The name of the zvol that Volume.revert makes to replace the VDI's zvol."""
     return _REVERT + uuid
 
 
 def reverted(name: str) -> "str | None":
-    """The VDI whose place a zvol of this name is to take; None for all other zvols."""
+    """The VDI whose zvol the zvol of this name is to replace; None for all other names."""
     uuid = name[len(_REVERT) :]
     return uuid if name.startswith(_REVERT) and is_uuid(uuid) else None
 
 
 def is_grave(name: str) -> bool:
-    """Whether a zvol below a root is called as that of a removed VDI is."""
+    """Whether a zvol below a root has the name of a removed VDI."""
     return name.startswith(_GRAVE)
 
 
@@ -139,13 +139,13 @@ def is_uuid(name: str) -> bool:
 
 
 def require_dataset_name(name: str) -> None:
-    """Raises InvalidArgument where `name` is not one that a pool or a file system can have."""
+    """Raises InvalidArgument unless a pool or a file system can have this name."""
     if not _DATASET.match(name):
         raise InvalidArgument(f"'{name}' is not the name of a pool or of a dataset in one.")
 
 
 def require_uuid(uuid: str, argument: str) -> str:
-    """`uuid` itself. Raises InvalidArgument; `argument` names it in the sentence."""
+    """Returns `uuid` if it is one. Raises InvalidArgument; `argument` names it in the message."""
     if not is_uuid(uuid):
         raise InvalidArgument(f"{argument} '{uuid}' is not a uuid.")
     return uuid

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Texts and other JSON values as ZFS user properties, and back. Pure: strings in, strings out.
+"""Stores texts and other JSON values as ZFS user properties, and reads them. Pure: strings in, strings out.
 
-A value is stored as JSON in ASCII, so that line breaks, quotes, control characters and lone surrogates survive
-zfs's line-wise output. ZFS takes 8,191 bytes for one property; a longer JSON text goes on in `<property>.1`,
-`<property>.2` and so on: a full piece is followed by another, a shorter one is the last. Pieces that a longer value
-has left behind are therefore never read, and one `zfs set` with all pieces changes the value at once.
+A value is stored as JSON in ASCII, so that line breaks, quotes, control characters and lone surrogates survive zfs's
+line-wise output. A ZFS property holds 8,191 bytes; a longer JSON text continues in `<property>.1`, `<property>.2` and
+so on. A full piece is followed by another; a shorter one is the last. So pieces left over from a longer value are never
+read, and one `zfs set` with all pieces changes the value atomically.
 
-A client's key is any text, the name of a property is not: the property is named by a hash of the key, and its value
-holds both, `["key", "value"]`.
+A client's key may be any text, but a property's name may not. So the property is named by a hash of the key, and its
+value holds both: `["key", "value"]`.
 """
 
 import json
@@ -23,15 +23,15 @@ KEY_PREFIX = "zfsvol:key:"
 def encode(name: str, value: object) -> "dict[str, str]":
     """The properties that store `value` under `name`.
 
-    Raises InvalidArgument where it needs more than PIECES pieces of PIECE bytes.
+    Raises InvalidArgument if it needs more than PIECES pieces of PIECE bytes.
     """
     text = json.dumps(value)
     if len(text) % PIECE == 0:
-        text += " "  # the last piece must be a short one; JSON does not mind the space
+        text += " "  # the last piece must be a short one; JSON ignores the space
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     if len(pieces) > PIECES:
         raise InvalidArgument(
-            f"The text is too long: it takes {len(text)} bytes as a ZFS property, and {PIECE * PIECES} is the limit. "
+            f"The text is too long: it needs {len(text)} bytes as a ZFS property, and {PIECE * PIECES} is the limit. "
             "Nothing was changed."
         )
     return {name if index == 0 else f"{name}.{index}": piece for index, piece in enumerate(pieces)}
@@ -51,9 +51,9 @@ def _raw(properties: "dict[str, str]", name: str) -> "str | None":
 
 
 def decode(properties: "dict[str, str]", name: str) -> object:
-    """The value stored under `name`, None where there is none.
+    """The value stored under `name`; None if there is none.
 
-    A text that is no JSON is returned as it is: an administrator may have set it with `zfs set`.
+    Text that is not JSON is returned as it is: an administrator may have set it with `zfs set`.
     """
     raw = _raw(properties, name)
     if raw is None:
@@ -65,14 +65,14 @@ def decode(properties: "dict[str, str]", name: str) -> object:
 
 
 def text(properties: "dict[str, str]", name: str) -> str:
-    """The text stored under `name`; the empty text where there is none, the property as it stands where it is none."""
+    """The text stored under `name`; "" if there is none; the raw property if it does not hold a text."""
     value = decode(properties, name)
     return value if isinstance(value, str) else _raw(properties, name) or ""
 
 
 def key_property(key: str) -> str:
     """The name of the property that stores the client's key `key`."""
-    import hashlib  # OpenSSL with it: most verbs only read keys
+    import hashlib  # it loads OpenSSL, and most verbs only read keys
 
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return KEY_PREFIX + digest[:32]
@@ -84,7 +84,7 @@ def encode_key(key: str, value: str) -> "dict[str, str]":
 
 
 def decode_keys(properties: "dict[str, str]") -> "dict[str, str]":
-    """All keys of the client with their values."""
+    """All of the client's keys with their values."""
     keys = {}
     for name in properties:
         if name.startswith(KEY_PREFIX) and "." not in name:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The host: its processes, locks, files, block devices, Xen and tapdisks. Knows nothing of ZFS or of SRs."""
+"""The host: processes, locks, files, block devices, Xen and tapdisks. Knows nothing of ZFS or SRs."""

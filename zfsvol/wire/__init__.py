@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The wire: how the client and people call a verb, and how its answer or error reaches them."""
+"""The interface to callers: how the client and people call a verb and get its answer or error."""

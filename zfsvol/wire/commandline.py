@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A verb called by people and by static-vdis: through the command line of xapi-storage's own library.
+"""Verbs called by people and by static-vdis, through the command line of xapi-storage's own library.
 
 The library is generated from the interface: `SR.attach DBG --configuration zpool tank --configuration sr_uuid …`,
-`Volume.stat DBG SR KEY`; `--help` tells the rest. It prints the answer as JSON. It is imported in this mode alone.
+`Volume.stat DBG SR KEY`; `--help` shows the rest. It prints the answer as JSON. Only this mode imports it.
 """
 
 import importlib
@@ -19,7 +19,7 @@ _MODULES = {"Plugin": "plugin", "Datapath": "datapath"}  # all others are in vol
 
 
 def run(verb: str, function: "Callable[..., Any]") -> int:
-    """Runs the verb's function with the words of sys.argv; the status to exit with."""
+    """Runs the verb's function with the arguments in sys.argv. Returns the exit status."""
     namespace = verb.partition(".")[0]
     method = verb.partition(".")[2].lower()
     try:
@@ -35,7 +35,7 @@ def run(verb: str, function: "Callable[..., Any]") -> int:
 
 
 def _for_people(verb: str, function: "Callable[..., Any]") -> "Callable[..., Any]":
-    """The verb's function; what it refuses is told as a sentence, without the traceback the library would print."""
+    """The verb's function, which reports an error as a sentence and not, like the library, as a traceback."""
 
     def carry_out(*arguments: "Any") -> "Any":
         try:

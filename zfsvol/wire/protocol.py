@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The wire between xapi-storage-script and a verb: one JSON object in, one JSON value out.
+"""The protocol between xapi-storage-script and a verb: one JSON object in, one JSON value out.
 
 The client runs `<verb> --json`, sends the named arguments as one JSON object and reads both pipes to their end. The
-answer is on stdout with status 0, or `{code, params, backtrace}` with status 1; any other byte on stdout would break
-the call. Without --json a verb is a command for people: see `commandline`.
+verb writes its result to stdout and exits with 0, or writes `{code, params, backtrace}` and exits with 1. Any other
+byte on stdout would break the call. Without --json a verb is a command for people: see `commandline`.
 """
 
 import importlib
@@ -29,21 +29,21 @@ def main(verbs: "Verbs") -> None:
         sys.exit("{}: call it by the name of a verb: {}.".format(verb, ", ".join(verbs)))
     if "--json" in sys.argv[1:]:
         sys.exit(_serve(verbs, verb))
-    from zfsvol.wire import commandline  # for people alone
+    from zfsvol.wire import commandline  # only needed for people
 
     function = implementation(verbs, verb)
     sys.exit(commandline.run(verb, function))
 
 
 def implementation(verbs: "Verbs", verb: str) -> "Callable[..., Any]":
-    """The function that runs a verb; imports its module and no other verb's."""
+    """The function that runs a verb. Imports only that verb's module."""
     module, function, _ = verbs[verb]
     found = getattr(importlib.import_module("zfsvol.verbs." + module), function)
     return found  # type: ignore[no-any-return]
 
 
 def _serve(verbs: "Verbs", verb: str) -> int:
-    # Whatever anything below prints goes to stderr, which the client logs; stdout is for the answer alone.
+    # stdout is for the answer alone: anything else printed goes to stderr, which the client logs.
     answer_pipe = os.dup(1)
     os.dup2(2, 1)
     began = time.monotonic()
@@ -52,7 +52,7 @@ def _serve(verbs: "Verbs", verb: str) -> int:
         arguments = _arguments(verbs, verb, sys.stdin.buffer.read())
         answer = implementation(verbs, verb)(**arguments)
         status = 0
-    except Exception as error:  # noqa: BLE001 - whatever it is, the client must be told
+    except Exception as error:  # noqa: BLE001 - the client must get an answer in any case
         answer = _failure(error)
         status = 1
     _log(verb, arguments, time.monotonic() - began, answer if status else None)
@@ -61,12 +61,12 @@ def _serve(verbs: "Verbs", verb: str) -> int:
         while data:
             data = data[os.write(answer_pipe, data) :]
     except BrokenPipeError:
-        log.warning(f"{verb}: the client went away before it had the answer")
+        log.warning(f"{verb}: the client went away before it got the answer")
     return status
 
 
 def _arguments(verbs: "Verbs", verb: str, data: bytes) -> "dict[str, Any]":
-    """The verb's arguments, each of its type; what the interface does not know is left out."""
+    """The verb's arguments, with their types checked; drops arguments that the interface does not define."""
     try:
         request = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -102,7 +102,7 @@ def _failure(error: Exception) -> "dict[str, object]":
         trace = trace.tb_next
     if isinstance(error, StorageError):
         code, params = error.code, error.params
-    else:  # a fault of the driver: as the client's own library reports an unknown exception
+    else:  # a bug in the driver: reported as the client's own library reports unknown exceptions
         code, params = StorageError.code, [type(error).__name__, str(error)]
     return {"code": code, "params": params, "backtrace": {"error": str(error), "files": files, "lines": lines}}
 

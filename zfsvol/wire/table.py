@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs of the two plugins: which function runs each, and what arguments the client sends.
+"""The verbs of the two plugins: the function that runs each, and the arguments that the client sends.
 
 Names, order and types of the arguments are those of the SMAPIv3 interface (xen-api, ocaml/xapi-storage/generator/
-lib/control.ml, data.ml and plugin.ml). Every verb has `dbg`, the client's tag for its own log, as its first.
+lib/control.ml, data.ml and plugin.ml). The first argument of every verb is `dbg`, the client's tag for its own log.
 """
 
 TYPE_CHECKING = False

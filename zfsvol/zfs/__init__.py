@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""ZFS: every zfs and zpool command line, what the answers mean, and the device nodes of zvols. Knows nothing of SRs."""
+"""ZFS: all zfs and zpool command lines, the parsing of their output, zvol device nodes. Knows nothing of SRs."""
