@@ -337,7 +337,7 @@ class TestInspect:
         datasets = without_its_first()
         datasets[GRAVE]["written"] = str(MIB)
         found = only_finding(datasets)
-        assert found.text == f"{GRAVE} is removed and takes {MIB} bytes for nobody"
+        assert found.text == f"{GRAVE} is removed and holds {MIB} bytes that nobody needs"
         assert found.mend
 
     @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ class TestInspect:
         datasets = {GRAVE: removed(written=str(MIB)), f"{GRAVE}@a": point("tank/theirs")}
         found = inspect(datasets)
         assert [(finding.is_wrong, bool(finding.mend)) for finding in found] == [(False, False), (True, True)]
-        assert found[1].text == f"{GRAVE} is removed and takes {MIB} bytes for nobody"
+        assert found[1].text == f"{GRAVE} is removed and holds {MIB} bytes that nobody needs"
 
     def test_removed_that_a_killed_revert_has_left(self):
         """Neither is to take the other's place."""

@@ -142,7 +142,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, create(sr))
 
     def test_newest_goes_first(self, sr: str) -> None:
-        """The zvol held that one's content, which is for nobody then."""
+        """The zvol still held the content of that one, which nobody needs then."""
         disk = create(sr)
         run("zfs", "snapshot", f"{sr}/{disk}@autosnap_monthly")
         write(sr, disk, 1)
@@ -150,8 +150,8 @@ class TestSnapshotsOfOthers:
         destroy(sr, disk)
         (grave,) = graves(sr)
         run("zfs", "destroy", f"{grave}@autosnap_hourly")
-        wait_until(lambda: int(prop("written", grave)) > MIB // 2, "what is for nobody")
-        assert "for nobody (--repair mends it)" in check(sr)[1]
+        wait_until(lambda: int(prop("written", grave)) > MIB // 2, "what nobody needs")
+        assert "that nobody needs (--repair mends it)" in check(sr)[1]
         destroy(sr, create(sr))
         assert int(prop("written", grave)) < family.EMPTY_CLONE
         assert check(sr)[0] == 0
@@ -184,7 +184,7 @@ class TestSnapshotsOfOthers:
         (grave,) = graves(sr)
         run("zfs", "bookmark", f"{grave}@a", f"{grave}#a")
         run("zfs", "destroy", f"{grave}@a")
-        wait_until(lambda: int(prop("written", grave)) > MIB // 2, "what is for nobody")
+        wait_until(lambda: int(prop("written", grave)) > MIB // 2, "what nobody needs")
         assert check(sr, "--repair")[0] == 0
         assert int(prop("written", grave)) < family.EMPTY_CLONE
         destroy(sr, taken)
