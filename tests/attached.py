@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What there is on this host for VDIs that are attached: records, nodes, links; and a look into those that are not."""
+"""What exists on this host for attached VDIs: records, nodes, links. And checksums of VDIs that are not attached."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _LIMIT = 30
 
 
 def records(sr: str) -> "Dict[str, Any]":
-    """The driver's records by VDI; what else is beside them, by name."""
+    """The driver's records by VDI, and other files beside them by name."""
     found = {path.name: path for path in (RECORDS / sr).glob("*-*")}
     return {
         name[: -len(".json")] if name.endswith(".json") else name: json.loads(path.read_text())
@@ -32,7 +32,7 @@ def records(sr: str) -> "Dict[str, Any]":
 
 
 def links(directory: Path, sr: str) -> "Dict[str, str]":
-    """The links to what serves the SR's VDIs."""
+    """The links to the nodes and sockets of the SR's VDIs."""
     return {path.name: os.readlink(str(path)) for path in (directory / Root(sr).uuid).glob("*")}
 
 
@@ -42,14 +42,14 @@ def nodes(sr: str) -> "Dict[str, str]":
 
 
 def directories(sr: str) -> "List[str]":
-    """Those of the SR: they stay until it is detached."""
+    """The SR's directories, which stay until it is detached."""
     uuid = Root(sr).uuid
     found = [RECORDS / sr, *(place / uuid for place in _LINKS)]
     return [str(path) for path in found if path.exists()]
 
 
 def left(sr: str) -> "List[str]":
-    """All of it in words: nothing where nobody has a VDI attached."""
+    """All of that in words; empty if nobody has a VDI attached."""
     uuid = Root(sr).uuid
     return [
         *(f"node {path} of {key}" for key, path in nodes(sr).items()),
@@ -60,7 +60,7 @@ def left(sr: str) -> "List[str]":
 
 
 def checksums(zvols: "Dict[str, int]") -> "Dict[str, str]":
-    """As `zvol.checksums`, of zvols with or without a node: those have one for a moment."""
+    """As `zvol.checksums`, but also of zvols without a node, which get one for a moment."""
     there = zvol.nodes()
     hidden = sorted(set(zvols) - set(there))
     if hidden:

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""tap-ctl and tapdisk for tests: the genuine ones where there are any, else the stand-ins of tests/fakes.
+"""tap-ctl and tapdisk for tests: the genuine ones if installed, else the stand-ins of tests/fakes.
 
 `faults` makes the stand-in fail. A fault is a dictionary: its `command`, how many `times` (without: always), and what
 goes wrong:
 
-  status             the exit status, with nothing done
-  hang               seconds until it begins
-  after: True        with the two above: it is done first
+  status             the exit status; the command does nothing
+  hang               seconds before it begins
+  after: True        with the two above: it does its work first
   dies: True         spawn: the process ends before it has a socket
-  late               spawn: seconds until it has one
-  lingers            detach: seconds that the process stays after the last one
-  mute: True         list: the answers of tapdisks are late; tap-ctl tells of a tapdisk without images then
+  late               spawn: seconds until it has a socket
+  lingers            detach: seconds that the process stays after the last detach
+  mute: True         list: tapdisks answer late; tap-ctl then lists a tapdisk as one without images
   hang-until-poked   close: hangs until the next `list`
 
-A tapdisk that answers nothing at all is one that got SIGSTOP.
+For a tapdisk that answers nothing at all, send it SIGSTOP.
 """
 
 from contextlib import contextmanager
@@ -54,12 +54,12 @@ def _genuine(name: str) -> "Path | None":
 
 GENUINE: bool = _genuine("tap-ctl") is not None
 
-# What was there before the tests, on a host where others have tapdisks, too.
+# What existed before the tests, on a host with other tapdisks.
 _others: "set[str]" = set()
 
 
 def install() -> None:
-    """Puts the stand-ins where the driver looks, for those that the machine does not have."""
+    """Installs stand-ins for the programs that the machine lacks."""
     for name, stand_in in _STAND_INS.items():
         link = _PLACES[0] / name
         if _genuine(name) is None:
@@ -71,7 +71,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Takes them away again."""
+    """Removes them."""
     for name in _STAND_INS:
         link = _PLACES[0] / name
         if link.is_symlink() and _is_stand_in(link):
@@ -80,13 +80,13 @@ def uninstall() -> None:
 
 
 def which() -> str:
-    """What the tests run on."""
+    """A description of the tap-ctl in use."""
     genuine = _genuine("tap-ctl")
     return f"tap-ctl: the genuine {genuine}" if genuine else "tap-ctl: a stand-in (tests/fakes/blktap)"
 
 
 def tap_ctl(*words: object, **variables: str) -> "tuple[int, str]":
-    """One command, with these variables in its environment; its status and its standard output."""
+    """Runs one command with these variables in its environment; returns its status and standard output."""
     done = subprocess.run(
         ["tap-ctl", *map(str, words)],
         stdin=subprocess.DEVNULL,
@@ -114,7 +114,7 @@ def _set_faults(faults: "list[dict[str, Any]]") -> None:
 
 @contextmanager
 def faults(*dicts: "dict[str, Any]") -> "Iterator[None]":
-    """Has commands of the stand-in fail; afterwards they work again."""
+    """Makes commands of the stand-in fail, within a `with`."""
     _set_faults(list(dicts))
     try:
         yield
@@ -123,7 +123,7 @@ def faults(*dicts: "dict[str, Any]") -> "Iterator[None]":
 
 
 def faults_left() -> int:
-    """How often commands will fail yet."""
+    """How often commands will still fail."""
     return sum(int(fault["times"]) for fault in json.loads((OWN / "faults.json").read_text()))
 
 
@@ -135,7 +135,7 @@ def log() -> "list[dict[str, Any]]":
 
 @contextmanager
 def version_3() -> "Iterator[None]":
-    """Has the stand-in allocate minors as blktap 3 does."""
+    """Makes the stand-in allocate minors as blktap 3 does."""
     OWN.mkdir(exist_ok=True)
     (OWN / "major").write_text("3")
     try:
@@ -147,10 +147,10 @@ def version_3() -> "Iterator[None]":
 # --- Xen's domains, for the stand-in of xenstore-list
 
 
-class domains:  # noqa: N801 - a function that can be taken back
-    """From now on Xen has these domains and no others; as a context manager, until its end.
+class domains:  # noqa: N801 - a function that can be undone
+    """From now on Xen has exactly these domains; as a context manager, until its end.
 
-    Before the first time it is as if no xenstored ran.
+    Before the first use it seems that no xenstored runs.
     """
 
     def __init__(self, *ids: str) -> None:
@@ -185,7 +185,7 @@ def _processes() -> "list[tuple[int, int, str]]":
                 stat = (path / "stat").read_text()
             except OSError:
                 continue
-            # Names may hold anything, but these do not.
+            # Names may contain anything, but these do not.
             name = stat[stat.index("(") + 1 : stat.rindex(")")]
             state, parent = stat[stat.rindex(")") + 1 :].split()[:2]
             if state not in "ZX":
@@ -199,7 +199,7 @@ def tapdisks() -> "list[int]":
 
 
 def serving() -> "dict[int, str]":
-    """The paths that tapdisks have open, by their pids."""
+    """The paths that tapdisks have open, by the tapdisks' pids."""
     found = re.findall(r"^pid=(\d+) minor=\d+ state=\S+ args=aio:(.*)$", tap_ctl("list")[1], re.MULTILINE)
     return {int(pid): path for pid, path in found}
 
@@ -212,16 +212,16 @@ def _found() -> "list[str]":
 
 
 def leftovers() -> "list[str]":
-    """Files and processes of tapdisks: there are none when everything is detached."""
+    """Files and processes of tapdisks; none if everything is detached."""
     owners = set(tapdisks())
-    # An NBD server ends a moment after its tapdisk that was killed.
+    # The NBD server of a killed tapdisk ends a moment later.
     servers = [pid for pid, parent, name in _processes() if name == "qemu-nbd" and parent not in owners]
     wait_for_end(*(pid for pid in servers if f"qemu-nbd {pid}" not in _others))
     return [thing for thing in _found() if thing not in _others]
 
 
 def kill(pid: int, signal: int = signals.SIGKILL) -> None:
-    """Sends a tapdisk a signal; if it is one that ends it, waits until it has ended, and its NBD servers."""
+    """Sends a tapdisk a signal. If that ends it, waits until it and its NBD servers have ended."""
     servers = [child for child, parent, _ in _processes() if parent == pid]
     os.kill(pid, signal)
     if signal in (signals.SIGSTOP, signals.SIGCONT):
@@ -232,7 +232,7 @@ def kill(pid: int, signal: int = signals.SIGKILL) -> None:
 
 
 def wait_for_end(*pids: int) -> None:
-    """Until these processes have ended, for a while."""
+    """Waits, with a limit, until these processes have ended."""
     end = time.monotonic() + _LIMIT
     while {pid for pid, _, _ in _processes()} & set(pids):
         assert time.monotonic() < end, f"{pids} have not ended"
@@ -240,7 +240,7 @@ def wait_for_end(*pids: int) -> None:
 
 
 def sweep() -> None:
-    """Removes the leftovers of the stand-in, after a test that has failed."""
+    """Removes the stand-in's leftovers after a failed test."""
     _set_faults([])
     if GENUINE:
         return
@@ -258,14 +258,14 @@ def sweep() -> None:
 
 
 class Lost(OSError):
-    """The NBD server is not there, is gone, or refuses a request."""
+    """There is no NBD server, or not any more, or it refuses a request."""
 
 
 class Client:
     """A client of a tapdisk's NBD server; offsets and lengths are multiples of 512. Raises Lost."""
 
     def __init__(self, path: str, export: str) -> None:
-        # The module is not on every machine, and has no types.
+        # Not every machine has the module, and it has no types.
         self._library: Any = import_module("nbd")
         self._handle = self._library.NBD()
         self._call("set_export_name", export)
@@ -278,19 +278,19 @@ class Client:
             raise Lost(str(error)) from None
 
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return int(self._call("get_size"))
 
     def read(self, offset: int, length: int) -> bytes:
-        """What is there."""
+        """Reads bytes."""
         return bytes(self._call("pread", length, offset))
 
     def write(self, offset: int, data: bytes) -> None:
-        """Without a flush, which tapdisk does not offer."""
+        """Writes without a flush, which tapdisk does not offer."""
         self._call("pwrite", data, offset)
 
     def answers(self, limit: float) -> bool:
-        """Whether a read is answered within so many seconds. If it is not, later requests come after it."""
+        """Whether a read is answered within this many seconds. If not, later requests wait behind it."""
         cookie = self._call("aio_pread", self._library.Buffer(512), 0)
         end = time.monotonic() + limit
         while not self._call("aio_command_completed", cookie):
@@ -300,7 +300,7 @@ class Client:
         return True
 
     def close(self) -> None:
-        """Ends the connection, without a word: tapdisk greets anew where others hang up."""
+        """Ends the connection without a disconnect request: tapdisk answers one with a new greeting, others hang up."""
         self._handle = None
 
     def __enter__(self) -> "Client":  # noqa: PYI034 - Python 3.6 has no Self
@@ -311,7 +311,7 @@ class Client:
 
 
 def connect(uri: str) -> Client:
-    """A client of the server that Datapath.attach has answered with, which may be used as a context manager."""
+    """A client of the server that Datapath.attach returned; may be used as a context manager."""
     found = re.match(r"nbd:unix:([^:]+):exportname=([^:]+)\Z", uri)
     assert found, uri
     return Client(found.group(1), found.group(2))

@@ -15,7 +15,7 @@ from zfsvol.wire import protocol, table
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLUGIN = Path(os.environ.get("ZFSVOL_PLUGIN", str(CHECKOUT / "volume" / "org.xen.xapi.storage.zfs-vol")))
 DATAPATH = PLUGIN.parent.parent / "datapath" / "zvol"
-# Seconds. The client itself waits for ever; a verb that takes longer than this hangs.
+# Seconds. The client waits for ever, but a verb that takes longer than this counts as hung.
 LIMIT = 300
 
 
@@ -29,22 +29,22 @@ class VerbError(Exception):
 
 
 def environment() -> "dict[str, str]":
-    """What a verb inherits: where the library is, as an installed one would find it by itself."""
+    """A verb's environment: the path of the library, which an installed verb finds by itself."""
     return {**os.environ, "PYTHONPATH": os.environ.get("ZFSVOL_LIBRARY", str(CHECKOUT))}
 
 
 def executable(verb: str) -> str:
-    """The verb's program; Plugin.Query is the volume plugin's."""
+    """The verb's program; for Plugin.Query, that of the volume plugin."""
     return str((DATAPATH if verb.startswith("Datapath.") else PLUGIN) / verb)
 
 
 def verbs_beside(verb: str) -> "table.Verbs":
-    """The verbs of the plugin that has this one."""
+    """All verbs of this verb's plugin."""
     return table.DATAPATH if verb.startswith("Datapath.") else table.VOLUME
 
 
 def argv(verb: str) -> "list[str]":
-    """The verb's command line, under the interpreter of ZFSVOL_PYTHON where that is set."""
+    """The verb's command line, under the interpreter of ZFSVOL_PYTHON if that is set."""
     python = os.environ.get("ZFSVOL_PYTHON")
     return [*([python, "-S"] if python else []), executable(verb), "--json"]
 
@@ -66,13 +66,13 @@ def start(verb: str, **arguments: Any) -> "subprocess.Popen[bytes]":
 
 
 def finish(verb: str, process: "subprocess.Popen[bytes]") -> Any:
-    """The verb's answer, held against the contract; raises VerbError."""
+    """The verb's answer, checked against the contract; raises VerbError."""
     stdout, stderr = process.communicate(timeout=LIMIT)
     return understand(verb, process.returncode, stdout, stderr)
 
 
 def understand(verb: str, status: int, stdout: bytes, stderr: bytes) -> Any:
-    """What the client makes of a verb's status and output; raises VerbError."""
+    """The client's interpretation of a verb's status and output; raises VerbError."""
     answer = json.loads(stdout)
     assert stderr == b"", stderr.decode()
     if status == 0:
@@ -84,13 +84,13 @@ def understand(verb: str, status: int, stdout: bytes, stderr: bytes) -> Any:
 
 
 def call(verb: str, **arguments: Any) -> Any:
-    """One verb from start to end, with arguments as the client sends them; raises VerbError."""
+    """Runs a verb with arguments as the client sends them; raises VerbError."""
     contract.check_arguments(verb, {"dbg": "test", **arguments})
     return finish(verb, start(verb, **arguments))
 
 
 def call_inside(verb: str, **arguments: Any) -> Any:
-    """The same in this process, several times as fast: for tests of many steps. Raises VerbError."""
+    """The same within this process, several times as fast: for tests of many steps. Raises VerbError."""
     arguments = {"dbg": "test", **arguments}
     contract.check_arguments(verb, arguments)
     try:
@@ -102,12 +102,12 @@ def call_inside(verb: str, **arguments: Any) -> Any:
 
 
 def call_badly(verb: str, **arguments: Any) -> Any:
-    """The same with arguments that the client should not send."""
+    """The same with arguments that no client should send."""
     return finish(verb, start(verb, **arguments))
 
 
 def raw(verb: str, request: bytes) -> Any:
-    """One verb with exactly these bytes on its stdin; raises VerbError."""
+    """Runs a verb with exactly these bytes on its stdin; raises VerbError."""
     done = subprocess.run(
         argv(verb), input=request, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), timeout=LIMIT
     )
@@ -115,5 +115,5 @@ def raw(verb: str, request: bytes) -> Any:
 
 
 def new_uuid() -> str:
-    """A uuid as xapi makes them."""
+    """A random uuid in xapi's format."""
     return str(uuids.uuid4())

@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple, 
 TEXT = "text"
 BOOL = "boolean"
 INT = "integer"
-SIZE = "size"  # An integer on the wire; one that cannot be negative.
+SIZE = "size"  # An integer on the wire that cannot be negative.
 FLOAT = "float"
 UNIT = "null"
 TEXT_MAP = "object of texts"
@@ -31,7 +31,7 @@ Rule = Callable[[str, Any], None]
 
 
 class Struct(NamedTuple):
-    """An object with named members, the optional ones of which are left out rather than null."""
+    """An object with named members. Optional members are left out rather than null."""
 
     fields: Dict[str, Any]
     optional: FrozenSet[str] = frozenset()
@@ -55,7 +55,7 @@ Type = Union[str, Struct, ListOf, Variant]
 
 
 class Verb(NamedTuple):
-    """What one executable of a plugin is given and answers."""
+    """The arguments and the result of one executable of a plugin."""
 
     arguments: Dict[str, Type]
     result: Type
@@ -84,7 +84,7 @@ def _query_rule(path: str, value: Any) -> None:
 
 
 def _volume_rule(path: str, value: Any) -> None:
-    # xapi mixes location (the key) and uuid in several places; only a plugin that makes them one is safe.
+    # xapi mixes location (the key) and uuid in several places; a plugin is only safe if they are equal.
     key = value["key"]
     _require(_UUID.fullmatch(key), path + ".key", f"{key!r} is not a uuid")
     _require("uuid" in value, path, "uuid is missing")
@@ -170,7 +170,7 @@ QUERY_RESULT = Struct(
         "required_cluster_stack": ListOf(TEXT),
         "supported_image_formats": ListOf(TEXT),
     },
-    # Some versions of xapi know it and none uses it.
+    # Some versions of xapi know it, but none uses it.
     optional=frozenset(["supported_image_formats"]),
     rule=_query_rule,
 )
@@ -199,8 +199,8 @@ PROBE_RESULT = Struct(
     rule=_probe_rule,
 )
 
-# The interface has one more optional member, volume_type. Its generated check refuses every value, so that a
-# plugin must never give it.
+# The interface has another optional member, volume_type. Its generated check refuses every value, so a plugin
+# must never give it.
 VOLUME = Struct(
     {
         "key": TEXT,
@@ -322,7 +322,7 @@ _BY_LOWER_NAME = {name.lower(): verb for name, verb in VERBS.items()}
 
 
 def find_verb(name: str) -> Verb:
-    """Return the verb an executable of this name serves; like the client, whatever its case."""
+    """Return the verb that an executable of this name serves. Like the client, ignore the case."""
     _require(name.lower() in _BY_LOWER_NAME, name, "is not a verb of the interface")
     return _BY_LOWER_NAME[name.lower()]
 
@@ -383,7 +383,7 @@ def _check_pair(value: Any, path: str) -> None:
 
 
 def _check_scalar(kind: str, value: Any, path: str) -> None:
-    # For Python a boolean is an integer, for the client it is not.
+    # A boolean is an integer in Python, but not for the client.
     right = isinstance(value, _SCALARS[kind]) and (kind == BOOL or not isinstance(value, bool))
     _require(right, path, f"{value!r} is not of type {kind}")
     if kind in (INT, SIZE):
@@ -408,7 +408,7 @@ def _check(kind: Type, value: Any, path: str) -> None:
 
 
 def check_arguments(verb: str, arguments: Any) -> None:
-    """Check what the client puts on the standard input of a verb, as read from JSON."""
+    """Check what the client writes to a verb's standard input, as read from JSON."""
     _check_struct(Struct(find_verb(verb).arguments), arguments, "arguments")
 
 

@@ -89,7 +89,9 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
         text = f"{name} is removed; snapshots or holds of another program or person keep {size}: {', '.join(theirs)}"
         findings.append(Finding(text, is_wrong=False))
     if int(values["written"]) >= family.EMPTY_CLONE:
-        findings.append(Finding("{} is removed and holds {} bytes that nobody needs".format(name, values["written"]), prune))
+        findings.append(
+            Finding("{} is removed and holds {} bytes that nobody needs".format(name, values["written"]), prune)
+        )
     heir = found.zvols.get(naming.revert_name(name))
     if heir is not None and not vdi.is_removed(heir):
         # Another zvol is due to get this name: finish_revert does both.

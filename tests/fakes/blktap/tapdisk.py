@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Stand-in for blktap's tapdisk: what runs in the process that the stand-in for tap-ctl, beside this, has forked.
+"""Stand-in for blktap's tapdisk. The stand-in for tap-ctl, beside this file, forks the process that runs it.
 
-How it differs from the genuine one is said there.
+That file lists the differences from the genuine one.
 """
 
 import _signal
@@ -28,7 +28,7 @@ REQUEST_LIMIT = 2
 SERVER_LIMIT = 20
 SERVER_POLL = 0.005
 
-# Of Linux: linux/prctl.h, asm/unistd_64.h, OpenZFS' sys/fs/zfs.h.
+# From linux/prctl.h, asm/unistd_64.h and OpenZFS' sys/fs/zfs.h.
 PR_SET_PDEATHSIG = 1
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 BLKZNAME = (2 << 30) | (256 << 16) | (0x12 << 8) | 125
@@ -81,7 +81,7 @@ class NbdServer:
                 os._exit(127)
 
     def wait_until_ready(self):
-        """Whether it serves, which it does not before it has the device open."""
+        """Whether it serves; it does once it has the device open."""
         end = time.monotonic() + SERVER_LIMIT
         while time.monotonic() < end:
             if os.waitpid(self.pid, os.WNOHANG)[0]:
@@ -101,7 +101,7 @@ class NbdServer:
         return False
 
     def clients(self):
-        """Its ends of the connections to its clients, as descriptors of this process."""
+        """Duplicates of its client connections, as descriptors of this process."""
         process = libc.syscall(PIDFD_OPEN, self.pid, 0)
         found = []
         directory = f"/proc/{self.pid}/fd"
@@ -114,14 +114,14 @@ class NbdServer:
         return found
 
     def end(self):
-        """Ends it at once."""
+        """Kills it."""
         if self.pid:
             os.kill(self.pid, _signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
 
 def become(argv, parent):
-    """In the child: turns into this program, which ends with its parent."""
+    """In the child: executes this program, and makes it end with its parent."""
     libc.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
         return
@@ -136,7 +136,7 @@ def become(argv, parent):
             try:
                 os.close(int(name))
             except OSError:
-                pass  # that of listdir
+                pass  # the descriptor of listdir
     os.execvp(argv[0], argv)  # noqa: S606 - no shell
 
 
@@ -150,7 +150,7 @@ def export_name(device, path):
 
 
 class Image:
-    """A minor that the process has attached, and what it has open there."""
+    """A minor that the process has attached, and the device open there."""
 
     def __init__(self, minor, marker):
         self.minor = minor
@@ -168,7 +168,7 @@ class Tapdisk:
         self.pid = os.getpid()
         self.images = {}
         self.kept = []  # connections of clients whose image was closed
-        self.waiting = []  # connections and words of requests that wait for another one
+        self.waiting = []  # (connection, words) of requests that wait for another request
         self.end = None  # when, on the monotonic clock
         os.makedirs(CONTROL, exist_ok=True)
         self.statistics = f"{SHARED_MEMORY}/td3-{self.pid}"
@@ -179,7 +179,7 @@ class Tapdisk:
         self.listener.listen(BACKLOG)
 
     def serve(self):
-        """Requests, until the last image is detached, or as long after that as a test wants."""
+        """Serves requests until the last image is detached, and then as long as a test wants."""
         while self.end is None or self.end > time.monotonic():
             try:
                 self.listener.settimeout(self.end and max(self.end - time.monotonic(), 0.001))
@@ -202,7 +202,7 @@ class Tapdisk:
                     self.answer(*other)
 
     def answer(self, connection, words):
-        """Does what is asked for, and says how it went."""
+        """Carries out a request and answers with the result."""
         try:
             status, text = getattr(self, "do_" + words[0])(*words[1:])
         except OSError as error:
@@ -213,7 +213,7 @@ class Tapdisk:
         try:
             connection.sendall(f"{status}\n{text}".encode())
         except OSError:
-            pass  # who asked is gone
+            pass  # the client is gone
         connection.close()
 
     def do_list(self):
@@ -307,7 +307,7 @@ def open_device(path, access):
 
 
 def report():
-    """Tells of a mistake in here."""
+    """Reports a bug in this stand-in."""
     with open(OWN + "/tapdisk.log", "a") as file:
         traceback.print_exc(file=file)
 
@@ -332,7 +332,7 @@ def run(fault):
 
 
 def live():
-    """From the control socket's beginning to its end."""
+    """Runs from the creation of the control socket until its removal."""
     tapdisk = Tapdisk()
 
     def interrupted(*_):

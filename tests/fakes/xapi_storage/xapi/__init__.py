@@ -2,8 +2,8 @@
 """Stand-in for the package `xapi` of python3-xapi-storage, for tests on machines without it.
 
 The genuine package is made while xapi is built: rpclib's pythongen generates the modules below `xapi.storage.api.v5`
-from the interface description, and this package holds what they share. The stand-in makes the same classes from the
-table in tests/contract.py. It behaves as the generated code does, also where that is surprising:
+from the interface description, and this package holds their common code. The stand-in makes the same classes from the
+table in tests/contract.py. It behaves like the generated code, even where that is surprising:
 
 * results are checked as the plugin's Python values: an absent mandatory member is a KeyError, an optional member must
   be left out rather than None, a pair must be a tuple, a boolean passes for an integer, null is not checked at all;
