@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the Datapath verbs should do: who has a VDI attached and activated, and what is there for them. Pure.
+"""The model of the Datapath verbs: who has a VDI attached and activated, and what serves them. Pure.
 
-Many readers or one writer, each by its domain; a sharable VDI: many of both; a snapshot is for readers always.
+A VDI has many readers or one writer, by domain; a sharable VDI may have many of both. A snapshot has only readers.
 """
 
 from typing import Any, Dict, List, Optional, Set
@@ -13,7 +13,7 @@ NODE, TAPDISK = "node", "tapdisk"
 
 
 def way(domain: str) -> str:
-    """What a domain is given: dom0 the zvol's node, a VM and a storage migration a tapdisk."""
+    """How a domain accesses a VDI: dom0 by the zvol's node, a VM and a storage migration by a tapdisk."""
     return NODE if domain.startswith("u0_") else TAPDISK
 
 
@@ -25,14 +25,14 @@ class Attachment:
         self.active: Dict[str, str] = {}  # domain: READ or WRITE
         self.has_node = False
         self.tapdisk: Optional[str] = None  # how it has the zvol open
-        self.is_dead = False  # that tapdisk
+        self.is_dead = False  # the tapdisk
 
     def users(self, how: str) -> "List[str]":
-        """Who has activated it and is given it in this way."""
+        """The domains that have activated it and access it in this way."""
         return [domain for domain in self.active if way(domain) == how]
 
     def drop_dead(self) -> None:
-        """Whom a dead tapdisk has served is served no more."""
+        """Ends the leases of a dead tapdisk's users."""
         if self.is_dead:
             for domain in self.users(TAPDISK):
                 self.deactivate(domain)
@@ -47,15 +47,15 @@ class Attachment:
 
 
 class Datapath(Model):
-    """The SR and who uses its VDIs. Its methods are the Volume and Datapath verbs, and what else happens to a VDI."""
+    """The SR and its VDIs' users. Its methods are the Volume and Datapath verbs, and other events."""
 
     def __init__(self) -> None:
         super().__init__()
         self.attachments: Dict[str, Attachment] = {}
-        self.gone: Set[str] = set()  # VMs that have ended without a word
+        self.gone: Set[str] = set()  # VMs that ended without a detach
 
     def users_of(self, key: str) -> Attachment:
-        """To be looked at."""
+        """The VDI's users, for reading only."""
         return self.attachments.get(key, Attachment())
 
     def attach(self, key: str, domain: str) -> Attachment:
@@ -116,7 +116,7 @@ class Datapath(Model):
             self.attachments.pop(key, None)
 
     def recover(self) -> None:
-        """What SR.attach does."""
+        """The effect of SR.attach."""
         for key, found in list(self.attachments.items()):
             found.drop_dead()
             self._drop_gone(found, list(found.attached))
@@ -145,7 +145,7 @@ class Datapath(Model):
         super().revert(snapshot, key)
         self.attachments.pop(temporary, None)
         if key in self.attachments:
-            # Whoever has it attached gets the new content's node when it activates.
+            # Domains that have it attached get the new content's node when they activate it.
             self.attachments[key].has_node = False
 
     def resize(self, key: str, new_size: int) -> None:
@@ -155,11 +155,11 @@ class Datapath(Model):
         super().resize(key, new_size)
 
     def kill_tapdisk(self, key: str) -> None:
-        """Not a verb: the tapdisk of the VDI ends as no verb has asked for."""
+        """Not a verb: the VDI's tapdisk dies."""
         self.attachments[key].is_dead = True
 
     def in_use(self) -> "Dict[str, Any]":
-        """Who uses which VDI, as the driver's records tell it."""
+        """The users of each VDI, in the form of the driver's records."""
         return {
             key: {"attached": sorted(found.attached), "active": found.active} for key, found in self.attachments.items()
         }

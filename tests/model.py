@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What an SR should hold: each VDI with its bytes, name, description, keys, size and flags. Pure.
+"""The expected content of an SR: each VDI with its bytes, name, description, keys, size and flags. Pure.
 
-The reference that the driver is held against. It knows nothing of families: every VDI has bytes of its own.
+Tests compare the driver with it. It knows nothing of families: every VDI has its own bytes.
 """
 
 import copy
@@ -15,7 +15,7 @@ Keys = Dict[str, str]
 
 
 class Refused(Exception):
-    """A verb that must fail, with this code."""
+    """The verb must fail with this code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -39,7 +39,7 @@ class VDI:
         self.keys: Keys = {}
 
     def summary(self) -> "dict[str, Any]":
-        """What SR.ls and a look into the zvol must tell."""
+        """What SR.ls and the zvol's content must show."""
         return {
             "name": self.name,
             "description": self.description,
@@ -52,24 +52,24 @@ class VDI:
 
 
 def checksum(content: bytes) -> str:
-    """Of all bytes of a VDI."""
+    """The checksum of a VDI's bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
 def noise(seed: int, length: int) -> bytes:
-    """Bytes that do not compress and that no other seed gives."""
+    """Incompressible bytes, different for each seed."""
     return random.Random(seed).getrandbits(8 * length).to_bytes(length, "little")
 
 
 class Model:
-    """The SR. Its methods are the Volume verbs; `made` is the uuid that the driver has given to what it made."""
+    """The SR. Its methods are the Volume verbs; `made` is the uuid that the driver gave to the new VDI."""
 
     def __init__(self) -> None:
         self.vdis: Dict[str, VDI] = {}
         self.opened: Set[str] = set()
 
     def carry_out(self, verb: str, answer: Any, **arguments: Any) -> None:
-        """A verb, with what the driver answered. Raises Refused."""
+        """Carries out a verb, given the driver's answer. Raises Refused."""
         if verb in MAKING:
             arguments["made"] = answer["key"] if isinstance(answer, dict) else ""
         getattr(self, verb.partition(".")[2])(**arguments)
@@ -155,7 +155,7 @@ class Model:
         self.find(key).keys.pop(k, None)
 
     def write(self, key: str, offset: int, data: bytes) -> None:
-        """Not a verb: what a VM does."""
+        """Not a verb: a VM's write."""
         content = self.vdis[key].content
         self.vdis[key].content = content[:offset] + data + content[offset + len(data) :]
 
@@ -164,16 +164,16 @@ class Model:
         return {key: vdi.summary() for key, vdi in self.vdis.items()}
 
     def adopt_keys(self, found: "dict[str, dict[str, Any]]") -> None:
-        """Takes over the keys of what was found, where they may be one or the other: see without_lost."""
+        """Takes over found keys that may have one of two values: see without_lost."""
         for key, vdi in self.vdis.items():
             vdi.keys = found[key]["keys"]
 
 
 def without_lost(summary: "dict[str, dict[str, Any]]") -> "dict[str, dict[str, Any]]":
-    """The same without the keys that name a disk which is not there.
+    """The summary without the keys that name a missing disk.
 
-    Volume.clone gives the snapshots of such a disk to the clone that it is about to make: when it dies in between, they
-    are snapshots of a disk that is not there, as they were before, but of another one.
+    Volume.clone makes the snapshots of such a disk snapshots of the clone, before it makes the clone. If it dies in
+    between, they are again snapshots of a missing disk, but of another one.
     """
     return {
         key: {**vdi, "keys": {k: v for k, v in vdi["keys"].items() if k != "snapshot_of" or v in summary}}
@@ -182,9 +182,9 @@ def without_lost(summary: "dict[str, dict[str, Any]]") -> "dict[str, dict[str, A
 
 
 def observed(record: "dict[str, Any]", content: Optional[str]) -> "dict[str, Any]":
-    """A record that the driver answered with, and the checksum of the zvol's bytes, in the form of VDI.summary.
+    """A record from the driver, and the checksum of the zvol's bytes, in the form of VDI.summary.
 
-    The keys whose values the driver chooses are left out: content_id and snapshot_time.
+    Leaves out the keys whose values the driver chooses: content_id and snapshot_time.
     """
     names = ("name", "description", "virtual_size", "sharable", "read_write")
     keys = {name: value for name, value in record["keys"].items() if name not in ("content_id", "snapshot_time")}

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Runs in a guest: domains that have disks of an SR attached write to them, one write after another, for ever, with a
-snapshot or a detach now and then; tells before and after each.
+"""Runs in a guest: domains write for ever, one write after another, to disks of an SR that they have attached. Now and
+then there is a snapshot or a detach. It reports before and after each step.
 
     datapath_workload.py SR SEED KEY=DOMAIN...
 
-Each line of stdout is a JSON list: ["begin", verb, arguments], then ["end", answer]. A write is told as a verb "write"
-and is one block, which ZFS writes whole or not at all: through the node with a flush, through a tapdisk without one.
-Nothing here is refused.
+Each line of stdout is a JSON list: ["begin", verb, arguments], then ["end", answer]. A write is reported as a verb
+"write" and is one block, which ZFS writes whole or not at all: through the node with a flush, through a tapdisk without
+one. No step is refused.
 """
 
 import json
@@ -26,7 +26,7 @@ MOST_WRITES = 20  # in a row
 
 
 class Disk:
-    """A disk, its domain, and what that was given."""
+    """A disk, its domain, and what the domain got from attach."""
 
     def __init__(self, sr: str, key: str, domain: str) -> None:
         self.sr = sr
@@ -36,20 +36,20 @@ class Disk:
         self.client: "blktap.Client | None" = None
 
     def verb(self, name: str) -> Any:
-        """A Datapath verb, told of."""
+        """Runs and reports a Datapath verb."""
         verb = f"Datapath.{name}"
         with_told = {"key": self.key, "domain": self.domain}
         return tell(verb, with_told, lambda: call_inside(verb, uri=Root(self.sr).uri(self.key), domain=self.domain))
 
     def begin(self) -> None:
-        """The domain gets it."""
+        """Attaches and activates it for the domain."""
         self.given = dict(self.verb("attach")["implementations"])
         self.verb("activate")
         if "Nbd" in self.given:
             self.client = blktap.connect(self.given["Nbd"]["uri"])
 
     def end(self, chance: random.Random) -> None:
-        """The domain has it no more."""
+        """Detaches it from the domain."""
         if chance.random() < 0.5:
             self.verb("deactivate")
         self.verb("detach")
@@ -59,7 +59,7 @@ class Disk:
             self.client = None
 
     def write(self, offset: int, data: bytes) -> None:
-        """As the domain does."""
+        """Writes as the domain does."""
         if self.client is not None:
             self.client.write(offset, data)
             return
@@ -72,7 +72,7 @@ class Disk:
 
 
 def tell(verb: str, arguments: "dict[str, Any]", action: Any) -> Any:
-    """Does it, and tells before and after."""
+    """Runs the action, and reports before and after it."""
     print(json.dumps(["begin", verb, arguments]), flush=True)
     answer = action()
     print(json.dumps(["end", answer]), flush=True)
@@ -80,13 +80,13 @@ def tell(verb: str, arguments: "dict[str, Any]", action: Any) -> Any:
 
 
 def write(disk: Disk, offset: int, seed: int) -> None:
-    """A block, told of."""
+    """Writes a block and reports it."""
     arguments = {"key": disk.key, "offset": offset, "seed": seed, "flushes": disk.client is None}
     tell("write", arguments, lambda: disk.write(offset, noise(seed, BLOCK)))
 
 
 def step(sr: str, disk: Disk, snapshots: "list[str]", chance: random.Random) -> None:
-    """One thing that the disk's domain, or the client, does."""
+    """One action of the disk's domain or of the client."""
     what = chance.random()
     if not disk.given:
         disk.begin()

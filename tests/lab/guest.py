@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Guests of the lab as the tests on the machine around them see them."""
+"""Guests of the lab, controlled by tests that run on the machine around them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Guest:
         return done.stdout
 
     def start(self, *options: str) -> None:
-        """Boots it. It has the same host id each time unless `options` say otherwise, as a host has."""
+        """Boots it. Like a host it has the same host id each time, unless `options` say otherwise."""
         hostid = [] if "--hostid" in options else ["--hostid", "0badcafe"]
         self._vm("start", "--zfs", ZFS, *hostid, *options)
 
@@ -49,11 +49,11 @@ class Guest:
         self._vm("remove")
 
     def run(self, *argv: str) -> str:
-        """A command in it; its stdout."""
+        """Runs a command in it and returns its stdout."""
         return self._vm("exec", "--", *argv)
 
     def begin(self, *argv: str) -> "subprocess.Popen[str]":
-        """Starts a command in it, its stdout to be read while it runs."""
+        """Starts a command in it. Its stdout can be read while it runs."""
         return subprocess.Popen(
             [VM, "exec", "--name", self.name, "--", *argv],
             cwd=CHECKOUT,
@@ -63,7 +63,7 @@ class Guest:
         )
 
     def call(self, verb: str, **arguments: Any) -> Any:
-        """A verb in it; raises VerbError."""
+        """Runs a verb in it; raises VerbError."""
         output = self.run("/usr/bin/python3", "-c", _CALL, verb, json.dumps(arguments))
         outcome, answer = json.loads(output)
         if outcome == "refused":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Power cuts: the guest is killed in the middle of random verbs and writes and booted again with the same disks.
 
-After boot and SR.attach all that had returned is there, what had not returned has happened or has not, and nothing
-else is there.
+After boot and SR.attach everything that had returned is there, what had not returned happened completely or not at all,
+and nothing else is there.
 """
 
 from collections import Counter
@@ -48,8 +48,8 @@ from tests.model import noise
 zvol.write(sys.argv[1], int(sys.argv[2]), noise(int(sys.argv[3]), BLOCK))
 """
 
-# In the guest: a VM's write to each of the disks, flushed where that is possible. Nothing is closed, as ZFS writes at
-# the last close of a zvol.
+# In the guest: a VM's write to each of the disks, flushed if possible. Nothing is closed, because ZFS writes at the
+# last close of a zvol.
 _WRITE_AS_VM = """
 import os, sys, time
 from tests import blktap
@@ -74,14 +74,14 @@ print("written", flush=True)
 time.sleep(600)
 """
 
-# In the guest: what is left of VDIs that were attached.
+# In the guest: the remains of attached VDIs.
 _LEFT = """
 import sys
 from tests import attached, blktap
 print(attached.left(sys.argv[1]) + blktap.leftovers())
 """
 
-# In the guest: the checksums of all VDIs, which nobody has attached.
+# In the guest: the checksums of all VDIs; nobody has them attached.
 _CHECKSUMS = """
 import json, sys
 from tests import attached
@@ -101,19 +101,19 @@ def guest() -> "Iterator[Guest]":
 
 
 def look(guest: Guest, sr: str) -> "dict[str, Any]":
-    """What the SR holds, as Model.summary has it."""
+    """The SR's content, in the form of Model.summary."""
     found = json.loads(guest.run("/usr/bin/python3", "-c", _LOOK, sr))
     return {record["key"]: observed(record, content) for record, content in found}
 
 
 def differences(expected: "dict[str, Any]", found: "dict[str, Any]") -> "dict[str, Any]":
-    """The VDIs that are not as expected, both ways."""
+    """The VDIs that differ, as expected and as found."""
     keys = sorted({*expected, *found})
     return {key: (expected.get(key), found.get(key)) for key in keys if expected.get(key) != found.get(key)}
 
 
 def apply(model: Model, verb: str, arguments: "dict[str, Any]", answer: Any) -> str:
-    """Does it to the model; the code with which it is refused."""
+    """Applies it to the model; returns the code of the refusal or ""."""
     if verb == "write":
         model.write(arguments["key"], arguments["offset"], noise(arguments["seed"], BLOCK))
         return ""
@@ -125,7 +125,7 @@ def apply(model: Model, verb: str, arguments: "dict[str, Any]", answer: Any) -> 
 
 
 def told_until_cut(guest: Guest, seconds: float, *argv: str) -> "Iterator[list[Any]]":
-    """What a workload tells until the power goes, so many seconds after its first write."""
+    """The reports of a workload until the power cut, this many seconds after its first write."""
     workload = guest.begin("/usr/bin/python3", "-m", *argv)
     assert workload.stdout is not None
     cut = threading.Timer(seconds, guest.crash)
@@ -141,7 +141,7 @@ def told_until_cut(guest: Guest, seconds: float, *argv: str) -> "Iterator[list[A
 
 
 def run_until_cut(guest: Guest, sr: str, model: Model, seed: int, seconds: float) -> "tuple[int, Call | None]":
-    """Random verbs until the power goes; those that returned are in the model: how many, and the one that did not."""
+    """Runs random verbs until the power cut. The model gets those that returned: how many, and the one that did not."""
     returned = 0
     begun: "Call | None" = None
     for word, *rest in told_until_cut(guest, seconds, "tests.lab.workload", sr, str(seed)):
@@ -156,13 +156,13 @@ def run_until_cut(guest: Guest, sr: str, model: Model, seed: int, seconds: float
 
 
 def boot(guest: Guest, configuration: "dict[str, str]") -> str:
-    """After a power cut: the guest, and the SR in it; its name."""
+    """Boots the guest after a power cut and attaches the SR; returns its name."""
     guest.start("--disks", "2", "--zfs-opts", "zfs_txg_timeout=1")
     return str(guest.call("SR.attach", configuration=configuration))
 
 
 def create(guest: Guest) -> "tuple[dict[str, str], str]":
-    """An attached SR on a mirror: its device-config and its name."""
+    """Makes and attaches an SR on a mirror; returns its device-config and its name."""
     disks = guest.run("sh", "-c", "echo $VM_DISKS").split()
     configuration = guest.call(
         "SR.create",
@@ -207,9 +207,9 @@ def test_what_had_returned_is_there(guest: Guest) -> None:
 
 
 def test_what_a_vm_had_flushed_is_in_a_snapshot(guest: Guest) -> None:
-    """The power goes while a VM has its disk; after the boot a snapshot of it comes before the VM is started again.
+    """The power fails while a VM uses its disk; after the boot a snapshot is made before the VM is started again.
 
-    What was flushed is then in ZFS's intent log alone: a snapshot of a zvol does not hold what has not been replayed.
+    Flushed data is then only in ZFS's intent log, and a snapshot of a zvol lacks what has not been replayed.
     """
     configuration, sr = create(guest)
     key = guest.call("Volume.create", sr=sr, name="disk", description="", size=GRANULE, sharable=False)["key"]
@@ -229,9 +229,9 @@ def test_what_a_vm_had_flushed_is_in_a_snapshot(guest: Guest) -> None:
 
 
 def test_what_a_guest_can_rely_on(guest: Guest) -> None:
-    """The table in docs/administration.md: the power goes right after a guest was told that its write is done."""
+    """The table in docs/administration.md: the power fails right after a guest's write completed."""
     configuration, sr = create(guest)
-    # tapdisk's is the last: the first flush of a zvol has ZFS write all there is.
+    # tapdisk's is the last, because the first flush of a zvol makes ZFS write everything.
     ways = {"blkback, flushed": "zfsvol:sr-datapath=blkback", "tapdisk, sync=always": "sync=always", "tapdisk": ""}
     keys = {}
     for name, setting in ways.items():
@@ -251,24 +251,24 @@ def test_what_a_guest_can_rely_on(guest: Guest) -> None:
     print(survived)
     assert survived["tapdisk, sync=always"]
     assert survived["blkback, flushed"]
-    # tapdisk's is there if ZFS has written a transaction group meanwhile.
+    # tapdisk's is there if ZFS happened to write a transaction group meanwhile.
     assert survived["tapdisk"] or found[keys["tapdisk"]] == checksum(bytes(GRANULE))
 
 
 class Disk:
-    """What a disk may hold after a power cut: all writes up to one of those that nothing has made sure of yet."""
+    """The possible contents of a disk after a power cut: all writes up to any one of those that are not durable yet."""
 
     def __init__(self) -> None:
         self.sure = bytes(GRANULE)
         self.writes: "list[tuple[int, int]]" = []  # offset and seed
 
     def make_sure(self) -> None:
-        """Whatever was written is there from now on."""
+        """All writes are durable from now on."""
         *_, self.sure = self.possible()
         self.writes.clear()
 
     def possible(self) -> "Iterator[bytes]":
-        """What it may hold; the last one is all that was written."""
+        """Its possible contents; the last one includes all writes."""
         content = self.sure
         yield content
         for offset, seed in self.writes:
@@ -276,7 +276,7 @@ class Disk:
             yield content
 
     def find(self, found: str) -> bool:
-        """Whether it may hold what is found; then that is sure."""
+        """Whether this content is possible; then it is durable."""
         for number, content in enumerate(self.possible()):
             if checksum(content) == found:
                 print(f"{len(self.writes) - number} of {len(self.writes)} writes that nobody had flushed are lost")
@@ -295,13 +295,13 @@ class Attached:
         self.begun: "Call | None" = None
 
     def begin(self, verb: str, arguments: "dict[str, Any]") -> None:
-        """From now on it may have happened."""
+        """The step begins: from now on it may have happened."""
         self.begun = (verb, arguments)
         if verb == "write":
             self.disks[arguments["key"]].writes.append((arguments["offset"], arguments["seed"]))
 
     def end(self, answer: Any) -> None:
-        """It has happened."""
+        """The step has ended: it has happened."""
         assert self.begun is not None
         verb, arguments = self.begun
         key = arguments["key"]
@@ -314,7 +314,7 @@ class Attached:
             self.snapshots[answer["key"]] = checksum(self.disks[key].sure)
 
     def compare(self, found: "dict[str, str]") -> None:
-        """With the checksums of what there is after a power cut."""
+        """Compares with the checksums after a power cut."""
         verb, arguments = self.begun or ("", {})
         new = found.keys() - self.disks.keys() - self.snapshots.keys()
         if verb == "Volume.snapshot" and new:
@@ -333,8 +333,8 @@ class Attached:
 def test_while_disks_are_attached(guest: Guest) -> None:
     """Cuts while disks are written to through tapdisk and through their nodes, snapshotted and detached.
 
-    What was flushed, was there at a snapshot or at a detach, is there; of what came after, the newest may be missing.
-    Nothing else tells that a disk was attached, and it can be attached anew.
+    Data that was flushed, or written before a snapshot or a detach, is there; of later writes the newest may be
+    missing. No other trace of the attachment remains, and the disk can be attached again.
     """
     print(f"ZFSVOL_SEED={SEED}")
     chance = random.Random(SEED)
@@ -367,7 +367,7 @@ def test_while_disks_are_attached(guest: Guest) -> None:
 
 
 def test_while_srs_are_made_attached_and_destroyed(guest: Guest) -> None:
-    """Cuts in the middle of the SR verbs: after each, the disks can be used, one way or the other."""
+    """Cuts in the middle of the SR verbs. After each the disks can be used, by the SR or by a new one."""
     chance = random.Random(SEED)
     disks = guest.run("sh", "-c", "echo $VM_DISKS").split()
     for _ in range(ROUNDS):
@@ -383,7 +383,7 @@ def test_while_srs_are_made_attached_and_destroyed(guest: Guest) -> None:
             guest.call("SR.attach", configuration=answer)
             guest.call("SR.destroy", sr=sr)
             destroyed = True
-        except AssertionError:  # lab/vm tells that the guest has gone
+        except AssertionError:  # lab/vm reports that the guest is gone
             destroyed = False
             created = "answer" in locals() and answer["sr_uuid"] == uuid
         cut.join()

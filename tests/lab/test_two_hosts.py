@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Two hosts that see the same disk: a pool in use by one is refused to the other, clearly, and handed over cleanly."""
+"""Two hosts that see the same disk: one cannot import a pool that the other uses, and a detach hands it over."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.lab.guest import Guest
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> "Iterator[tuple[Guest, Guest, str]]":
-    """Two guests with host ids of their own, and the path of the disk that both have."""
+    """Two guests with different host ids, and the path of the disk that they share."""
     image = tmp_path / "shared-disk"
     with image.open("wb") as file:
         file.truncate(1 << 30)
@@ -49,7 +49,7 @@ def test_attach_on_the_second(hosts: "tuple[Guest, Guest, str]", multihost: str)
         assert caught.value.code == "SR_BACKEND_FAILURE_16"
     assert two.run("zpool", "list", "-H", "-o", "name") == ""
 
-    # One host dies without a word: the other takes over when it is told to.
+    # One host dies: the other takes over with force-import.
     one.crash()
     with pytest.raises(VerbError) as caught:
         two.call("SR.attach", configuration=configuration)
@@ -59,7 +59,7 @@ def test_attach_on_the_second(hosts: "tuple[Guest, Guest, str]", multihost: str)
 
 
 def test_hand_over(hosts: "tuple[Guest, Guest, str]") -> None:
-    """What SR.create answered is enough to attach on the other host, once the first has detached."""
+    """SR.create's answer suffices to attach on the other host, once the first has detached."""
     one, two, disk = hosts
     configuration = one.call(
         "SR.create", uuid=new_uuid(), configuration={"device": disk}, name="travels", description=""

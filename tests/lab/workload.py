@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Runs in a guest: random verbs and writes on an SR, one after another, for ever; tells before and after each.
+"""Runs in a guest: random verbs and writes on an SR, one after another, for ever. It reports before and after each.
 
     workload.py SR SEED
 
 Each line of stdout is a JSON list: ["begin", verb, arguments], then ["end", answer, code of the refusal or ""]. A write
-is told as a verb "write" and is one block, which ZFS writes whole or not at all.
+is reported as a verb "write" and is one block, which ZFS writes whole or not at all.
 """
 
 import json

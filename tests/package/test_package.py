@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Builds the RPM from the working tree, inspects it, and installs and removes it below an empty directory.
 
-Needs root and the packages of tests/debian-packages. Nothing of the machine outside the temporary directory changes.
+Needs root and the packages of tests/debian-packages. Changes nothing outside the temporary directory.
 """
 
 import json
@@ -32,7 +32,7 @@ SCRIPTLETS = ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS")
 
 
 def run(*command, **options):
-    """Run a command that must succeed and return what it prints."""
+    """Run a command that must succeed, and return its output."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     done = subprocess.run([str(word) for word in command], check=False, text=True, timeout=300, **options)
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout}"
@@ -60,12 +60,12 @@ class Build:
             "dist": dist,
             "__python3": PYTHON,
             "python3_sitelib": SITELIB,
-            # In the place of the policy that compiles with Python 2: the spec file must not let it run.
+            # Replaces the policy that compiles with Python 2: the spec file must not let it run.
             "__os_install_post": "/bin/false",
         }
         options = [word for item in defines.items() for word in ("--define", "{} {}".format(*item))]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        # Debian's database knows none of the packages that the build requires.
+        # Debian's rpm database has none of the packages that the build requires.
         self.log = run("rpmbuild", "-ba", "--nodeps", *options, SPEC, env=environment)
         (self.package,) = topdir.glob("RPMS/*/*.rpm")
         (self.source_package,) = topdir.glob("SRPMS/*.rpm")
@@ -81,12 +81,12 @@ class Build:
         return {path: tuple(rest) for path, *rest in rows}
 
     def requirements(self):
-        """Return the requirements, as texts, but those that rpm makes of its own format."""
+        """Return the requirements as texts, without those on rpm's own format."""
         words = self.query("--requires").splitlines()
         return {" ".join(word.split()) for word in words if not word.startswith("rpmlib(")}
 
     def scriptlet(self, name):
-        """Return the text of a scriptlet, or nothing."""
+        """Return the text of a scriptlet, "" if there is none."""
         text = self.query("--qf", f"%{{{name}}}")
         return "" if text == "(none)" else text
 
@@ -104,7 +104,7 @@ def next_build(tmp_path_factory):
 
 
 class Host:
-    """A directory with what the package finds on a host: the directories that xapi-storage-script watches."""
+    """A directory like a host's root, with the directories that xapi-storage-script watches."""
 
     def __init__(self, path):
         self.path = path
@@ -115,7 +115,7 @@ class Host:
         self.rpm("--initdb")
 
     def at(self, path):
-        """Return the real path of one of the host's."""
+        """Return the real path of a path on the host."""
         return self.path / path.lstrip("/")
 
     def rpm(self, *arguments):
@@ -127,12 +127,12 @@ class Host:
         self.rpm(*arguments, "--nodeps", "--noscripts")
 
     def files(self):
-        """Return the paths below the directory but rpm's own."""
+        """Return the paths below the directory, without rpm's own."""
         found = {"/" + str(path.relative_to(self.path)) for path in self.path.rglob("*")}
         return {path for path in found if not path.startswith("/var/lib/rpm")}
 
     def inodes(self):
-        """Return what identifies the watched directories to inotify."""
+        """Return the inodes of the watched directories, by which inotify identifies them."""
         return [directory.stat().st_ino for directory in self.watched]
 
 
@@ -163,7 +163,7 @@ class TestLint:
     def test_nothing_found(self, build):
         findings = self.lint(build, LINT_CONFIG)
         if python_3_6() is None:
-            # The library lies where Python 3.6 looks for it, compiled by the Python that this machine has instead.
+            # The library is where Python 3.6 looks for it, but compiled by this machine's Python.
             findings = [line for line in findings if "python-bytecode-wrong-magic-value" not in line]
         assert findings == []
 
@@ -176,7 +176,7 @@ class TestLint:
         assert [item for item in filters if not any(re.search(item, line) for line in findings)] == []
 
     def test_spelling_is_looked_at(self):
-        """rpmlint passes over spelling in silence if it finds no dictionary."""
+        """Without a dictionary rpmlint silently skips the check of spelling."""
         program = "import enchant; assert enchant.Dict('en_US').check('volume')"
         run("/usr/bin/python3", "-c", program)
 
@@ -204,7 +204,7 @@ class TestPackage:
         assert extra - {"python(abi) = 3.6"} == {"python3 >= 3.6", "python3-xapi-storage"}
 
     def test_no_weak_dependency(self, build):
-        """The rpm of XCP-ng 8.3 does not know them."""
+        """The rpm of XCP-ng 8.3 does not support them."""
         for kind in ("--recommends", "--suggests", "--supplements", "--enhances"):
             assert build.query(kind) == ""
 
@@ -254,14 +254,14 @@ class TestPackage:
         assert {name for name in tracked() if name.startswith("zfsvol/")} <= packaged
 
     def test_programs_that_zfs_runs(self, build):
-        """They are no modules: setup.py would leave them out without a word."""
+        """They are no modules, so setup.py could silently leave them out."""
         programs = {f"{SITELIB}/{name}" for name in tracked() if re.match(r"zfsvol/.+\.lua\Z", name)}
         assert programs
         assert {path for path in build.files() if path.endswith(".lua")} == programs
         assert {build.files()[path][0] for path in programs} == {"-rw-r--r--"}
 
     def test_byte_code_is_python_3_s_and_of_the_library_only(self, build):
-        """Without it the first verb to run would write byte code that no package owns."""
+        """Without it, the first verb would write byte code that no package owns."""
         files = set(build.files())
         modules = {path for path in files if path.startswith(SITELIB) and path.endswith(".py")}
         compiled = {path for path in files if path.endswith((".pyc", ".pyo"))}
@@ -286,7 +286,7 @@ class TestPackage:
 class TestScriptlets:
     @pytest.fixture
     def act(self, build, tmp_path):
-        """Run a scriptlet where systemctl and modprobe only note what they are asked."""
+        """Run a scriptlet with a systemctl and a modprobe that only record their arguments."""
 
         def act(name, argument, attached=None, module_loads=True, has_hostid=True):
             tools = tmp_path / "bin"
@@ -335,7 +335,7 @@ class TestScriptlets:
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_service_is_left_alone_while_an_sr_is_attached(self, act, count):
-        """A restart would end the daemons of SMAPIv3 plugins, and with them the disks of running VMs."""
+        """A restart would end the daemons of SMAPIv3 plugins, and so the disks of running VMs."""
         notes, printed = act("POSTIN", count, f"(({SR_UUID} ((sr tank)(uids()))))")
         assert notes == ["modprobe zfs"]
         assert "xe-toolstack-restart" in printed

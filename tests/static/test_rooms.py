@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The rooms of the library: who imports whom is one direction, as docs/architecture.md draws it."""
+"""The rooms of the library: imports go in one direction, as docs/architecture.md shows."""
 
 import ast
 
@@ -9,7 +9,7 @@ from tests.static.source import ROOT
 
 PACKAGE = ROOT / "zfsvol"
 
-# From the top: a room imports from itself and from those below it. The modules beside the rooms are the ground.
+# From the top. A room imports from itself and from the rooms below. The modules beside the rooms are the ground.
 ROOMS = ("wire", "verbs", "repository", "zfs", "host")
 GROUND = ("errors", "log", "naming", "properties")
 
@@ -17,7 +17,7 @@ MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path i
 
 
 def floor(module):
-    """How high a module is, by its path below the package; 0 is the ground."""
+    """The height of a module's room, by the module's path below the package; 0 is the ground."""
     room, slash, _ = module.partition("/")
     if module == "__main__":
         return len(ROOMS)
@@ -25,7 +25,7 @@ def floor(module):
 
 
 def imports(module):
-    """Return (path of the imported module, is it within a function, its line) for each of this package's."""
+    """Return (path of the imported module, whether within a function, line) for each import from this package."""
     path = PACKAGE / (module + ".py")
     tree = ast.parse(path.read_text())
     lines = path.read_text().splitlines()
@@ -61,7 +61,7 @@ def test_imports_go_down(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_in_functions_say_what_they_save(module):
-    """They are for what a verb hardly ever needs: a comment at their end says so."""
+    """They are only for modules that verbs rarely need, and a comment at their end says so."""
     assert [line for _, is_inside, line in imports(module) if is_inside and "  # " not in line] == []
 
 

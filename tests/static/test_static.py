@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What tools and simple searches say about the source, one test for each.
+"""Checks of the source by tools and simple searches, one test for each.
 
 The tools of tests/requirements.txt are taken from the directory that ZFSVOL_TOOLS names, else from PATH.
 """
@@ -27,7 +27,7 @@ def tool(name):
 
 
 def run(*command):
-    """Run a command in the root of the repository; it must find nothing to complain about."""
+    """Run a command in the root of the repository; it must succeed."""
     done = subprocess.run(
         [str(word) for word in command],
         check=False,
@@ -41,7 +41,7 @@ def run(*command):
 
 
 def of_dom0():
-    """Return the names of the Python files that must do with dom0's Python, of which setup.py is run when building."""
+    """Return the names of the Python files that must run on dom0's Python; setup.py runs when the package is built."""
     return [name for name in written_in(".py", "python3") if name == "setup.py" or name.startswith(ON_DOM0)]
 
 
@@ -54,12 +54,12 @@ def test_ruff():
 
 
 def test_types():
-    # pytest's own types are where this pytest is.
+    # mypy finds pytest's types beside this pytest.
     run(tool("mypy"), "--python-executable", sys.executable)
 
 
 def test_nothing_newer_than_python_3_6():
-    # Those of tests/ that run on an XCP-ng test host, too.
+    # The files of tests/ that also run on an XCP-ng test host.
     on_test_host = ["tests/__init__.py", "tests/client.py", "tests/contract.py", "tests/zfs", "benchmarks"]
     on_test_host += ["tests/blktap.py", "tests/zvol.py", "tests/model.py", "tests/leases.py", "tests/attached.py"]
     run(tool("vermin"), "--target=3.6-", "--violations", "--no-tips", *of_dom0(), *on_test_host)
@@ -81,7 +81,7 @@ def test_shell_scripts():
 
 def test_every_file_names_its_licence():
     def names_it(name, text):
-        # A patch has the licence of what it changes.
+        # A patch has the licence of the code that it changes.
         licence = "" if name.endswith(".patch") else "LGPL-2.1-only"
         return any("SPDX-License-Identifier: " + licence in line for line in text.splitlines()[:3])
 
@@ -90,7 +90,7 @@ def test_every_file_names_its_licence():
 
 
 def test_no_path_of_one_machine():
-    # Spelled so that it does not find itself.
+    # Written so that it does not match itself.
     pattern = re.compile(r"(?<![\w.}~])/(work|root|home)" + "/")
     found = [
         f"{name}:{number}: {line.strip()}"
