@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 
 
 POOL = "zfs-vol-busy"
+SIZE = 1 << 30  # bytes; what is written all over a large one would fill the memory of the lab
+DELAY = 5  # milliseconds that a write takes longer than in memory
 _TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 _NEVER = "600"  # seconds
 
 # The guest that keeps the disk busy: blocks that do not compress, written and flushed.
 _WRITER = """
 import os, sys, time
-block = os.urandom(4 << 20)
+block = os.urandom(1 << 20)
 disk = os.open(sys.argv[1], os.O_WRONLY)
 number = 0
 while True:
     os.pwrite(disk, block, number % 256 * len(block))
     os.fsync(disk)
     number += 1
-    time.sleep(0.1)
+    time.sleep(0.3)
 """
 
 
@@ -196,8 +198,8 @@ def _never_by_itself() -> "Iterator[None]":
 
 @contextmanager
 def _busy() -> "Iterator[None]":
-    """Somebody writes to another zvol of the pool, 4 MiB at a time, and flushes."""
-    run("zfs", "create", "-s", "-V", "1G", "-o", "volmode=dev", f"{POOL}/writer")
+    """Somebody writes to another zvol of the pool, a MiB at a time, and flushes."""
+    run("zfs", "create", "-s", "-V", "256M", "-o", "volmode=dev", f"{POOL}/writer")
     node = f"/dev/zvol/{POOL}/writer"
     while not os.path.exists(node):
         time.sleep(0.1)
@@ -226,12 +228,15 @@ def _pass(unit: str, measure: "Callable[[], float]") -> "list[float]":
 def each_count(pools: Pools) -> "list[dict[str, Any]]":
     """The table of sequences: groups waited for, seconds on an idle disk, and on one that others write to."""
     pools.no_spare()
-    run("zpool", "create", "-f", "-m", "none", "-o", "cachefile=none", POOL, pools.spare_disk)
+    disk = pools.spare_disk
+    run("dmsetup", "create", POOL, "--table", f"0 {SIZE // 512} delay {disk} 0 0 {disk} 0 {DELAY}")
+    run("zpool", "create", "-f", "-m", "none", "-o", "cachefile=none", POOL, f"/dev/mapper/{POOL}")
     with _never_by_itself():
         groups = _pass("groups", _last_group)
     idle = _pass("s, idle", time.monotonic)
     with _busy():
         busy = _pass("s, busy", time.monotonic)
     run("zpool", "destroy", POOL)
+    run("dmsetup", "remove", "--retry", POOL)
     rows = zip(SEQUENCES, groups, idle, busy)
     return [{"sequence": name, "groups": one, "idle": two, "busy": three} for (name, _), one, two, three in rows]
