@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.configuration: each key of device-config with the values it takes and those it refuses."""
+"""Tests of zfsvol.configuration: each key of device-config, with values that it accepts and refuses."""
 
 import pytest
 
@@ -13,8 +13,7 @@ ON_OFF = ["on", "off"]
 SWITCH = ["true", "false"]
 CACHE = ["all", "none", "metadata"]
 
-# The values that OpenZFS 2.1 documents in zfsprops(7) and zpoolprops(7), as far as an SR can use them, and some that
-# come near.
+# The values that OpenZFS 2.1 documents in zfsprops(7) and zpoolprops(7) and an SR can use, and some similar ones.
 GOOD = {
     "ashift": ["9", "12", "13", "16"],
     "autotrim": ON_OFF,
@@ -56,7 +55,7 @@ BAD = {
     "autotrim": ["", "true", "yes", "ON", "1"],
     "failmode": ["", "stop", "Wait"],
     "multihost": ["", "true"],
-    # No checksums would be no ZFS.
+    # checksum=off would defeat the purpose of ZFS.
     "checksum": ["", "off", "noparity", "md5"],
     "compression": ["", "yes", "gzip-0", "gzip-10", "zstd-0", "zstd-20", "lz5", "LZ4", "lz4 "],
     "copies": ["", "0", "4", "two"],
@@ -80,7 +79,7 @@ CASES_BAD = [(name, value) for name, values in BAD.items() for value in values]
 
 
 def check(**given):
-    """A configuration with one device and these keys, which Python writes with underscores."""
+    """Checks a device-config with one device and these keys, written with underscores."""
     keys = {name.replace("_", "-") if name != "sr_uuid" else name: value for name, value in given.items()}
     return configuration.check({"device": "/dev/sdb", **keys})
 
@@ -168,8 +167,8 @@ class TestPlace:
 
 
 class TestNames:
-    # As `zfs create` of OpenZFS takes and refuses them: the pool's name begins with a letter, the others' with
-    # anything that they may hold.
+    # As `zfs create` accepts and refuses them: a pool's name begins with a letter, other names with any allowed
+    # character.
     @pytest.mark.parametrize(
         "name",
         [
@@ -333,7 +332,7 @@ class TestKeyFiles:
         "path", ["", "key", "./key", "prompt", "file:///key", "https://host/key", "/nowhere/key", "/dev"]
     )
     def test_no_file(self, path, tmp_path, monkeypatch):
-        # A relative path is refused though there is such a file where the verb happens to run.
+        # A relative path is refused, even if the verb happens to run where such a file exists.
         (tmp_path / "key").write_bytes(RAW)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(InvalidArgument, match="is not the path of a file") as caught:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of the checker in tests/contract.py: each rule has an answer that it must refuse."""
+"""Tests of the checks in tests/contract.py: for each rule there is an answer that it must refuse."""
 
 import copy
 
@@ -87,7 +87,7 @@ ARGUMENTS = {
 
 
 def changed(value, *path_and_new):
-    """Return a copy of a value of which the member at a path is another one, or gone."""
+    """Return a copy of a value in which the member at a path is changed or removed."""
     *path, new = path_and_new
     result = copy.deepcopy(value)
     parent = result
@@ -101,7 +101,7 @@ def changed(value, *path_and_new):
 
 
 def refused(check, *arguments):
-    """Return the complaint of a check, which must have one."""
+    """Return the message of a check, which must fail."""
     with pytest.raises(AssertionError) as caught:
         check(*arguments)
     return str(caught.value)

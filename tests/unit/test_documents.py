@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The documents name what there is, and nothing else."""
+"""The documents name everything that exists, and nothing else."""
 
 import re
 
@@ -22,7 +22,7 @@ def test_device_config_keys() -> None:
         key = configuration.KEYS[name]
         if key.default is not None:
             assert default.split()[0] == key.default, name
-        # force-create is the driver's own key, and yet for new pools alone: its row says so in other words.
+        # force-create is a key for the driver, but only for new pools; its row says so in other words.
         assert consequence.startswith("*New pool.*") == (key.kind == configuration.POOL), name
 
 

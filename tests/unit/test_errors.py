@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.errors: the codes and the shape that xapi and its clients know."""
+"""Tests of zfsvol.errors: the codes and the format that xapi and its clients know."""
 
 import pytest
 
 from tests import contract
 from zfsvol import errors
 from zfsvol.host import command
-from zfsvol.verbs import sr, volume  # noqa: F401 - all that they import has its errors
+from zfsvol.verbs import sr, volume  # noqa: F401 - loads all modules that define errors
 from zfsvol.wire import protocol
 from zfsvol.zfs import pool, pools
 
@@ -17,7 +17,7 @@ def descendants(kind: type) -> "set[type]":
     return {kind}.union(*map(descendants, children))
 
 
-# The numbers of drivers/XE_SR_ERRORCODES.xml, in the storage manager's repository, and their names there.
+# Numbers and names are those of drivers/XE_SR_ERRORCODES.xml in the storage manager's repository.
 CODES = {
     errors.StorageError: "",
     errors.InvalidArgument: "_1",  # InvalidArg
@@ -34,7 +34,7 @@ CODES = {
     errors.InvalidSize: "_79",  # VDISize
     errors.DeviceMissing: "_90",  # DeviceMissing, in xcp-ng-tests
     errors.DeviceInvalid: "_91",  # DeviceInvalid, likewise
-    # Those that no client has a code for.
+    # Errors without a code of their own.
     errors.TapdiskFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
@@ -76,7 +76,7 @@ def test_command_that_did_not_end():
 
 
 def raised(error):
-    """What the client is told of an exception."""
+    """The client's answer for an exception."""
     with pytest.raises(type(error)) as caught:
         raise error
     answer = protocol._failure(caught.value)
@@ -99,12 +99,12 @@ def test_what_the_client_is_told(error):
     assert answer["code"] == error.code
     assert answer["params"] == error.params
     assert answer["backtrace"]["error"] == str(error)
-    # Where it was raised, for the log.
+    # The place where it was raised, for the log.
     assert answer["backtrace"]["files"][-1] == __file__
 
 
 def test_fault_of_the_driver():
-    # As the library of the interface reports an exception that it does not know.
+    # The interface's library reports unknown exceptions like this.
     answer = raised(ZeroDivisionError("division by zero"))
     assert answer["code"] == "SR_BACKEND_FAILURE"
     assert answer["params"] == ["ZeroDivisionError", "division by zero"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of the pure parts of zfsvol.family and zfsvol.check: what is made of a list of datasets, without ZFS."""
+"""Tests of the pure parts of zfsvol.family and zfsvol.check: they interpret lists of datasets, without ZFS."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from zfsvol.verbs import check
 ROOT = Root("tank/sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1")
 WHEN = "20261124T10:00:00Z"
 MIB = 1 << 20
-# Far more than Python calls functions within each other.
+# Far beyond Python's recursion limit.
 DEEP = 2000
 
 
@@ -25,7 +25,7 @@ GRAVE = f".gone-{A}.01234567"
 
 
 def zvol(txg=1, origin=None, used=0, **other):
-    """What ZFS tells of a VDI's zvol; of the origin, the name without the root's."""
+    """ZFS's properties of a VDI's zvol; `origin` is a name without the root's."""
     values = {
         "type": "volume",
         "createtxg": str(txg),
@@ -42,7 +42,7 @@ def zvol(txg=1, origin=None, used=0, **other):
 
 
 def nameless(*arguments, **values):
-    """The zvol of a VDI that is not completely made, or of somebody else."""
+    """A zvol of a half-made VDI, or somebody else's."""
     found = zvol(*arguments, **values)
     del found[naming.VDI_NAME]
     return found
@@ -57,7 +57,7 @@ def snapshot_vdi(*arguments, **values):
 
 
 def point(*clones):
-    """A ZFS snapshot and what was made from it."""
+    """A ZFS snapshot and its clones."""
     return {"type": "snapshot", "clones": ",".join(f"{ROOT.dataset}/{name}" for name in clones)}
 
 
@@ -66,7 +66,7 @@ def file_system():
 
 
 def the_family():
-    """The one that docs/architecture.md shows: the disk A, two snapshots B and C, two clones D and E."""
+    """The family in docs/architecture.md: the disk A, two snapshots B and C, two clones D and E."""
     return {
         A: zvol(1, used=5),
         f"{A}@{B}": point(B, C, E),
@@ -89,7 +89,7 @@ def without_its_first():
 
 
 def deep_family():
-    """Each disk was made from the one before, and all but the last are removed."""
+    """Each disk was made from the previous one, and all but the last are removed."""
     names = [f".gone-{uuid(number)}.x" for number in range(DEEP)] + [uuid(DEEP)]
     points = [f"{name}@{uuid(number + 1)}" for number, name in enumerate(names)]
     found = {names[0]: removed(0, used=1)}
@@ -198,7 +198,7 @@ class TestCharges:
         assert self.charges(datasets) == {B: 1, C: 5 + 2, D: 3, E: 4}
 
     def test_removed_below_removed(self):
-        """The oldest line of descent decides, then the next."""
+        """The oldest line of descent counts first, then the next."""
         datasets = {
             A: removed(1, used=1),
             B: removed(2, f"{A}@{B}", used=10),
@@ -207,7 +207,7 @@ class TestCharges:
             E: zvol(5, f"{B}@{E}", used=10000),
         }
         assert self.charges(datasets) == {C: 100, D: 1000 + 10 + 1, E: 10000}
-        # Kept by somebody else's snapshot only: the next line of descent.
+        # If only somebody else's snapshot keeps that one, the next line of descent counts.
         del datasets[D], datasets[E]
         assert self.charges(datasets) == {C: 100 + 1}
 
@@ -219,7 +219,7 @@ class TestCharges:
         assert self.charges(datasets) == {A: 1}
 
     def test_below_what_is_half_made(self):
-        """Until it is renamed, what a revert has put in the place of a disk is that disk."""
+        """A zvol that a revert made to replace a disk is that disk, even before it is renamed."""
         datasets = {A: removed(1, used=1), f".revert-{C}": zvol(2, f"{A}@{C}", used=2), B: zvol(3, f"{A}@{B}", used=4)}
         assert self.charges(datasets) == {C: 2 + 1, B: 4}
         datasets[C] = zvol(4, used=8)
@@ -302,7 +302,7 @@ class TestInspect:
         assert found.mend
 
     def test_revert_whose_disk_is_still_in_its_place(self):
-        """What moves the removed disk away would, a step later, move the reverted one."""
+        """The rename that moves the removed disk away would otherwise move the reverted one next time."""
         datasets = the_family()
         datasets[A].update({naming.VDI_REMOVED: WHEN, "refreservation": "4096"})
         datasets[f".revert-{A}"] = zvol(9, f"{A}@{B}")
@@ -315,7 +315,7 @@ class TestInspect:
 
     @pytest.mark.parametrize("what", [B, C, "garbage", ""])
     def test_clone_on_boot_keys_may_name_anything(self, what):
-        """The client destroys the temporary first, and forgets it then."""
+        """The client destroys the temporary first, and removes the key later."""
         values = properties.encode_key(naming.TEMPORARY, what)
         assert texts({A: zvol(**values), f"{A}@{B}": point(B), B: zvol(2, f"{A}@{B}")}) == []
 
@@ -364,7 +364,7 @@ class TestInspect:
         assert found[1].text == f"{GRAVE} is removed and holds {MIB} bytes that nobody needs"
 
     def test_removed_that_a_killed_revert_has_left(self):
-        """Neither is to take the other's place."""
+        """Neither may replace the other."""
         datasets = {A: removed(), f".revert-{A}": removed(), f"{A}@a": point(), f".revert-{A}@a": point()}
         assert [text for text in texts(datasets) if "still has its name" in text] == [
             f".revert-{A} is removed and still has its name",

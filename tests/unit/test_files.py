@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Links that others take away."""
+"""Links that others remove."""
 
 import os
 
@@ -7,7 +7,7 @@ from zfsvol.host import files
 
 
 def test_a_link_that_vanishes_while_it_is_followed(tmp_path, monkeypatch):
-    """As udev's do at any moment."""
+    """udev's links may do so at any moment."""
     link = tmp_path / "link"
     link.symlink_to("target")
     assert files.real_path(str(link)) == str(tmp_path / "target")

@@ -11,13 +11,13 @@ import pytest
 from zfsvol.errors import DeviceInvalid, InvalidArgument, StorageError
 from zfsvol.repository import layout
 
-# A slow machine is no error.
+# A slow machine is not an error.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 A, B, C, D, E, F = (f"/dev/disk/by-id/ata-DISK_{letter}" for letter in "ABCDEF")
 
-# Words that zpool would take for something else than a device, and some that only look like devices.
+# Words that zpool would not take for a device, and some that only look like devices.
 SMUGGLED = [
     "-f",
     "-n",
@@ -156,7 +156,7 @@ class TestVdevs:
         ],
     )
     def test_words(self, text, data):
-        if data is None:  # zpool, too, takes all that follows a class for that class
+        if data is None:  # as for zpool, all words after a class belong to that class
             with pytest.raises(InvalidArgument, match="no device to hold data"):
                 layout.parse_vdevs(text)
             return
@@ -250,7 +250,7 @@ KIB = 1024
 
 
 def raidz_sectors(disks, parity, sectors):
-    """Sectors that a block takes on raidz, by laying it out as zpool-raidz(7) describes: in rows of at most
+    """Sectors that a block uses on raidz, laid out as in zpool-raidz(7): in rows of at most
     disks - parity data sectors, each row with its parity, the whole padded to a multiple of parity + 1.
     """
     taken = 0
@@ -266,7 +266,7 @@ def raidz_sectors(disks, parity, sectors):
 
 
 def draid_sectors(data, parity, sectors):
-    """Sectors that a block takes on draid: whole stripes of a fixed width, see zpoolconcepts(7)."""
+    """Sectors that a block uses on draid: whole stripes of a fixed width, see zpoolconcepts(7)."""
     taken = 0
     while sectors > 0:
         taken += data + parity
@@ -280,8 +280,8 @@ def default_data_disks(disks, parity, spares):
 
 
 def model(taken, ashift):
-    """The smallest power of two from 16 KiB on with which data takes at most a tenth more of the pool than in blocks
-    of 128 KiB, for which ZFS computes the pool's size. `taken`: sectors of a block by its sectors of data.
+    """The smallest power of two from 16 KiB on at which data uses at most a tenth more space than in blocks of 128 KiB,
+    for which ZFS computes the pool's size. `taken`: the sectors that a block uses, by its sectors of data.
     """
 
     def for_one_largest(block):
@@ -346,7 +346,7 @@ class TestVolblocksize:
 
 
 def test_known_allocations():
-    """The model itself, against numbers that can be counted on paper."""
+    """Checks the model itself against numbers worked out by hand."""
     # Three disks, one of parity: four sectors are two rows of 2 + 1.
     assert raidz_sectors(3, 1, 4) == 6
     # One sector and its parity.
@@ -369,5 +369,5 @@ def test_known_allocations():
     ],
 )
 def test_known_block_sizes(kind, disks, block):
-    """For disks of 4 KiB sectors."""
+    """For disks with 4 KiB sectors."""
     assert layout.default_volblocksize([(kind, disks)], 12) == block * KIB

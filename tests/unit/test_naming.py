@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.naming: what SRs and VDIs are called in ZFS, and that nothing else is taken for them."""
+"""Tests of zfsvol.naming: the names of SRs and VDIs in ZFS, and that no other names are taken for them."""
 
 import re
 
@@ -23,10 +23,10 @@ NO_UUIDS = [
     "{" + UUID + "}",
     UUID.replace("5", "g"),
     " " + UUID,
-    UUID.replace("5", "\u0665"),  # a digit to Unicode
+    UUID.replace("5", "\u0665"),  # a digit in Unicode
 ]
 
-# What is no SR of this driver, whatever sends it.
+# Strings that name no SR of this driver.
 NO_SRS = [
     "",
     "tank",
@@ -172,21 +172,21 @@ class TestZvolsThatAreNoVDIs:
         assert len(graves) == 4
         for grave in graves:
             assert grave.startswith(dataset + "/.gone-")
-            # Neither a VDI, nor what is to be one, nor an SR.
+            # It is neither a VDI, nor a future one, nor an SR.
             last = grave.rpartition("/")[2]
             assert not naming.is_uuid(last)
             assert naming.reverted(last) is None
             assert not naming.is_root(grave)
 
     def test_longest_name_fits(self):
-        """ZFS takes 255 bytes, with the snapshot: what is left is for the administrator's dataset."""
+        """ZFS allows 255 bytes including the snapshot; the administrator's dataset may use the rest."""
         root = naming.Root(OWN)
         longest = max(root.grave(VDI, "0a1b2c3d"), root.volume(naming.revert_name(VDI)), key=len)
         assert len(f"{longest}@{UUID}") < 255 - 100
 
 
 def test_names_of_properties():
-    # zfsprops(7): lower-case letters, digits and these, with a colon; and no two of ours may be one.
+    # zfsprops(7): lower-case letters, digits and these, with a colon. And all of ours must differ.
     names = [value for name, value in vars(naming).items() if name.startswith(("SR_", "VDI_"))]
     assert len(set(names)) == len(names) > 5
     for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.properties: what goes into ZFS user properties comes out again, whatever it is."""
+"""Tests of zfsvol.properties: any value stored in ZFS user properties is read back unchanged."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from zfsvol import properties
 from zfsvol.errors import InvalidArgument
 
-# A slow machine is no error.
+# A slow machine is not an error.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -26,21 +26,21 @@ EMOJI = "\U0001f4a9"
 
 
 def from_the_wire(value):
-    """The value as a verb gets it: a reader of JSON makes one character of two surrogates that are a pair."""
+    """The value as a verb gets it: a JSON parser turns a pair of surrogates into one character."""
     return json.loads(json.dumps(value))
 
 
 CHARACTERS = st.one_of(st.characters(), st.integers(0xD800, 0xDFFF).map(chr))
 TEXTS = st.text(CHARACTERS).map(from_the_wire)
 
-# Texts that reach across pieces, made of a short one so that they are found quickly.
+# Texts of several pieces, repeated from a short one so that Hypothesis finds them quickly.
 LONG_TEXTS = st.builds(
     lambda text, times: from_the_wire(text * times), st.text(CHARACTERS, max_size=20), st.integers(0, 200)
 )
 
 
 def through_zfs(stored):
-    """What a later verb reads: ZFS takes all of it, and each property is one line of what `zfs get` prints."""
+    """The properties that a later verb reads: ZFS accepts all, and each is one line in the output of `zfs get`."""
     for name, value in stored.items():
         assert PROPERTY_NAME.match(name)
         assert ":" in name
@@ -51,12 +51,12 @@ def through_zfs(stored):
 
 
 def short(text):
-    """A name for a test's case."""
+    """A name for a test case."""
     return ascii(text)[:20]
 
 
 def text_of_json_length(length):
-    """A text that is this long as JSON, its quotes counted."""
+    """A text that has this length as JSON, including the quotes."""
     return "x" * (length - 2)
 
 
@@ -75,7 +75,7 @@ class TestValues:
         "text",
         [
             "",
-            "-",  # what zfs prints for a property that is not set
+            "-",  # zfs's output for an unset property
             "none",
             "null",
             "true",
@@ -84,7 +84,7 @@ class TestValues:
             "a\tb\nc\rd",
             "\0",
             "\x1b[31m",
-            "\x85\u2028",  # line ends to Unicode
+            "\x85\u2028",  # line ends in Unicode
             "\ud800",
             " spaces on both sides ",
             "name=value",
@@ -160,7 +160,7 @@ class TestLongValues:
 
 
 class TestSetByTheAdministrator:
-    """What `zfs set` has put there in the administrator's own way."""
+    """Values that an administrator set with `zfs set`."""
 
     @pytest.mark.parametrize(
         "raw", ["database", "my disk", '"half', "", "{", "Grüße", "x" * MAXIMUM, "\udcff"], ids=short
@@ -215,7 +215,7 @@ class TestKeys:
     @pytest.mark.parametrize("key", ["vdi-type", "\ud800", "a=b", EMOJI * 300, "@", "x" * 9000], ids=short)
     def test_property_name_is_one_that_zfs_takes(self, key):
         assert PROPERTY_NAME.match(properties.key_property(key))
-        # Room for the number of a piece.
+        # Leaves room for the number of a piece.
         assert len(properties.key_property(key)) < 250
 
     def test_new_value_of_a_key(self):
@@ -224,7 +224,7 @@ class TestKeys:
         assert properties.decode_keys(through_zfs(stored)) == {"k": "short"}
 
     def test_unset_key_leaves_nothing(self):
-        # Volume.unset takes the first piece away, by the name that key_property tells.
+        # Volume.unset removes the first piece, whose name is that of key_property.
         stored = properties.encode_key("k", text_of_json_length(3 * properties.PIECE))
         del stored[properties.key_property("k")]
         assert stored

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.protocol: whatever is sent to a verb, it answers with exactly one JSON value, or with an error."""
+"""Tests of zfsvol.protocol: to any input a verb answers with exactly one JSON value, or with an error."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from zfsvol.errors import InvalidArgument
 from zfsvol.wire import protocol
 from zfsvol.wire.table import DATAPATH, VOLUME
 
-# An SR that no host has.
+# An SR that exists on no host.
 SR = "sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
 KEY = "0f0e5a52-3a1e-4b0e-8a4e-1f6b8c1f2d3e"
 
@@ -59,7 +59,7 @@ def good_request(verb):
 
 
 def understood(verb, request):
-    """What the verb's function would be called with."""
+    """The arguments that the verb's function would get."""
     return protocol._arguments(client.verbs_beside(verb), verb, json.dumps(request).encode())
 
 
@@ -87,13 +87,13 @@ class TestTable:
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_arguments_are_those_of_the_function(self, verb):
-        # In this order, too: the command line passes them by position.
+        # The order counts, too: the command line passes them by position.
         assert list(inspect.signature(protocol.implementation(client.verbs_beside(verb), verb)).parameters) == list(
             arguments_of(verb)
         )
 
     def test_one_executable_for_each_verb(self):
-        # xapi takes every executable for a capability.
+        # xapi treats every executable as a capability.
         for directory, verbs in ((client.PLUGIN, VOLUME), (client.DATAPATH, DATAPATH)):
             links = {path.name for path in directory.iterdir() if path.is_symlink()}
             assert links == set(verbs)
@@ -128,7 +128,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("number", [0, -1, 1 << 63, 1 << 64, -(1 << 70)])
     def test_any_whole_number(self, number):
-        # Which of them is possible is for the verb to say.
+        # The verb decides which of them are possible.
         assert understood("Volume.resize", {**good_request("Volume.resize"), "new_size": number})["new_size"] == number
 
     @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ class TestArguments:
         assert understood("Volume.set", request) == request
 
 
-# What is no request at all, and what the answer says about it.
+# Inputs that are no requests, and a part of the error for each.
 MALFORMED = {
     "nothing": (b"", "is not JSON"),
     "a blank": (b" \n", "is not JSON"),
@@ -182,7 +182,7 @@ class TestWire:
         assert error.code == INVALID_ARGUMENT
         assert error.sentence.startswith("Plugin.Query: the ")
         assert complaint in error.sentence
-        # For a log of lines, and not as long as what was sent.
+        # Suitable for a log of lines, and not as long as the input.
         assert error.sentence.isprintable()
         assert len(error.sentence) < 200
 
@@ -219,16 +219,16 @@ class TestWire:
     def test_number_that_is_no_whole_number(self, size):
         request = json.dumps({**good_request("Volume.create"), "size": "SIZE"}).replace('"SIZE"', size)
         error = refused(client.raw, "Volume.create", request.encode())
-        # Some versions of Python read whole numbers of any length, some do not.
+        # Some versions of Python limit the length of integers, some do not.
         assert error.code == (INVALID_SIZE if size.isdigit() and error.code == INVALID_SIZE else INVALID_ARGUMENT)
 
     @pytest.mark.parametrize("verb", [verb for verb in VOLUME if "sr" in VOLUME[verb][2]])
     def test_sr_of_nobody(self, verb):
-        # The key and the size are good, so that all of them get as far as the SR.
+        # Key and size are valid, so that all verbs get as far as the SR.
         request = {**good_request(verb), "key": KEY, "size": 1 << 30, "new_size": 1 << 30}
         error = refused(client.call_badly, verb, **{**request, "sr": "tank"})
         assert (error.code, error.sentence) == (INVALID_ARGUMENT, "'tank' is no SR of this driver.")
-        if verb == "SR.detach":  # the SR is as detached as it can be
+        if verb == "SR.detach":  # the SR is detached already
             assert client.call_badly(verb, **{**request, "sr": SR}) is None
         else:
             error = refused(client.call_badly, verb, **{**request, "sr": SR})
@@ -248,7 +248,7 @@ class TestWire:
             error = refused(client.call_badly, verb, uri=uri, domain="7")
             assert (error.code, error.sentence) == (INVALID_ARGUMENT, f"'{uri}' is no disk of this driver.")
         request = {"uri": f"zvol://{SR}/{KEY}", "domain": "7"}
-        if verb in ("Datapath.deactivate", "Datapath.detach"):  # it is as detached as it can be
+        if verb in ("Datapath.deactivate", "Datapath.detach"):  # the VDI is detached already
             assert client.call_badly(verb, **request) is None
         else:
             assert refused(client.call_badly, verb, **request).code == SR_UNAVAILABLE
@@ -268,7 +268,7 @@ class TestWire:
 
 class TestPipes:
     def run(self, *command, **keywords):
-        """A verb's process, to its end."""
+        """Runs a verb's process to its end."""
         return subprocess.run(command, check=False, env=client.environment(), timeout=client.LIMIT, **keywords)
 
     def test_nobody_reads_the_answer(self):
@@ -282,7 +282,7 @@ class TestPipes:
         assert (done.returncode, done.stderr) == (0, b"")
 
     def test_no_stdout(self):
-        # There is nobody to tell what a verb did, so it does nothing.
+        # Nobody could learn what the verb did, so it does nothing.
         command = " ".join(["exec", *client.argv("Plugin.Query"), ">&-"])
         done = self.run("/bin/sh", "-c", command, input=b'{"dbg": ""}', stderr=subprocess.PIPE)
         assert done.returncode == 1
@@ -294,7 +294,7 @@ class TestPipes:
             client.understand("Plugin.Query", done.returncode, done.stdout, done.stderr)
 
     def program(self, body, request=b'{"dbg": "x"}'):
-        """Plugin.ls with this body, as a program of its own; its status, stdout and stderr."""
+        """Runs Plugin.ls with this body as a program of its own; returns its status, stdout and stderr."""
         text = "\n".join(
             [
                 "import os, sys",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of zfsvol.repository.record: who is who, who may use a VDI beside whom, and the record of it."""
+"""Tests of zfsvol.repository.record: kinds of domains, leases that exclude each other, and the record's file."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ def record_of(**content):
         ("32752", True, False),
         ("0", False, True),  # static-vdis
         ("u0_vbd_0_xvda", False, True),
-        ("u0-vbd-0-xvda", False, True),  # what the client's source seems to say
+        ("u0-vbd-0-xvda", False, True),  # as the client's source suggests
         ("MIR0123", False, False),
         ("CP0123", False, False),
         ("-1", False, False),
@@ -65,7 +65,7 @@ class TestObstacles:
         found = record_of(active=domains)
         assert found.obstacles("u0_20", records.READ) == []
         assert found.obstacles("u0_20", records.WRITE) == list(domains)
-        # One of them that wants to write is in the way of the others.
+        # A domain that wants to write excludes the others.
         assert found.obstacles("u0_0", records.WRITE) == list(domains)[1:]
 
     def test_sentence(self):

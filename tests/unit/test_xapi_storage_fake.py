@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Tests of the stand-in for python3-xapi-storage, in processes that find it as a verb would."""
+"""Tests of the stand-in for python3-xapi-storage, in processes that find it as a verb does."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.contract import TEXT_MAP, VERBS, check_error
 
 FAKE = Path(__file__).resolve().parents[1] / "fakes" / "xapi_storage"
 
-# Called with the name of a verb, and the verb's own arguments.
+# Called with the name and the arguments of a verb.
 PROGRAM = """
 import sys
 from xapi.storage.api.v5 import datapath, plugin, volume
@@ -46,7 +46,7 @@ getattr(getattr(module, interface + "_commandline")(implementation()), method)()
 
 
 def call(verb, *arguments, stdin=None):
-    """Run a verb; return its exit status, what it printed, and the last line of its complaints."""
+    """Run a verb; return its exit status, its output, and the last line of its error output."""
     environment = dict(os.environ, PYTHONPATH=str(FAKE), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, verb, *arguments],
