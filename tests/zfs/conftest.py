@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Disks, faults and SRs for the tests that run on genuine OpenZFS, in the lab or on a host that has it.
 
-Disks are loop devices on sparse files, so the same tests run wherever ZFS does; each test leaves no pool, no loop
-device and no device-mapper target behind, whatever it did.
+Disks are loop devices on sparse files, so the same tests run wherever ZFS does. No test leaves a pool, loop device or
+device-mapper target behind.
 """
 
 from contextlib import contextmanager
@@ -21,20 +21,20 @@ GIB = 1 << 30
 
 
 def pytest_report_header() -> str:
-    """Which tap-ctl the tests run with."""
+    """Names the tap-ctl in use."""
     return blktap.which()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tap_ctl() -> "Iterator[None]":
-    """tap-ctl is where the driver looks for it, the genuine one or its stand-in."""
+    """Makes tap-ctl, the genuine one or its stand-in, available to the driver."""
     blktap.install()
     yield
     blktap.uninstall()
 
 
 def run(*argv: str, check: bool = True, stdin: str = "") -> str:
-    """One command as the administrator gives it; its stdout."""
+    """Runs a command as an administrator would; returns its stdout."""
     done = subprocess.run(
         argv, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=120
     )
@@ -44,14 +44,14 @@ def run(*argv: str, check: bool = True, stdin: str = "") -> str:
 
 
 def state_of(pool: str) -> str:
-    """The pool's state as the kernel tells it; "" where it is not imported."""
+    """The pool's state in the kernel; "" if it is not imported."""
     path = Path("/proc/spl/kstat/zfs") / pool / "state"
     return path.read_text().strip() if path.exists() else ""
 
 
 @contextmanager
 def device_node(zvol: str) -> "Iterator[str]":
-    """Gives an idle zvol a device node, as an attach does, and takes it away again; the node's path."""
+    """Gives an idle zvol a device node within the `with`, as an attach does; yields the node's path."""
     run("zfs", "set", "volmode=dev", zvol)
     udevadm("settle")
     yield f"/dev/zvol/{zvol}"
@@ -60,7 +60,7 @@ def device_node(zvol: str) -> "Iterator[str]":
 
 
 def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) -> None:
-    """Polls, with a bound."""
+    """Polls until the condition is true; fails after `limit` seconds."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"waited {limit} s for {what}"
@@ -68,7 +68,7 @@ def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) 
 
 
 class Disk:
-    """A disk of the host's, which can be made to fail: to the driver it is a multipath device, above a loop device."""
+    """A disk of the host that can be made to fail: a device that the driver takes for multipath, on a loop device."""
 
     def __init__(self, loop: str) -> None:
         self.loop = loop
@@ -87,43 +87,43 @@ class Disk:
         run("dmsetup", "resume", "--noudevsync", self.name)
 
     def fail(self) -> None:
-        """From now on every read and write fails."""
+        """Makes every read and write fail from now on."""
         self._load(f"0 {self.sectors} error")
 
     def hang(self) -> None:
-        """From now on no read or write ends, and nobody is told that it fails."""
+        """Makes every read and write hang from now on, without an error."""
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
 
     def mend(self) -> None:
-        """It works again, with what it held."""
+        """Makes it work again, with its old content."""
         self._load(f"0 {self.sectors} linear {self.loop} 0")
 
     def remove(self) -> None:
-        """Takes it out of the host; what it holds stays."""
+        """Removes it from the host; its content stays."""
         wait_for("dmsetup", "remove", "--noudevsync", self.name)
 
 
 class Bench:
-    """What a test gets its disks from, and what cleans up behind it."""
+    """Provides a test with disks, and cleans up after it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.loops: "list[str]" = []
         self.there: "list[Disk]" = []
-        self.mine = set(pools())  # imported before the test: not ours to touch
+        self.mine = set(pools())  # imported before the test: left alone
 
     def disk(self, size: int = GIB) -> str:
         """A new empty disk of `size` bytes."""
         return self.faulty_disk(size).path
 
     def take_away(self, path: str) -> None:
-        """Takes a disk out of the host."""
+        """Removes a disk from the host."""
         (disk,) = [disk for disk in self.there if disk.path == os.path.realpath(path)]
         self.there.remove(disk)
         disk.remove()
 
     def loop(self, size: int = GIB) -> str:
-        """A new empty loop device of `size` bytes: no disk of the host's, to the driver."""
+        """A new empty loop device of `size` bytes; the driver does not take it for a disk of the host."""
         path = self.directory / f"disk{len(self.loops)}"
         with path.open("wb") as file:
             file.truncate(size)
@@ -132,19 +132,19 @@ class Bench:
         return loop
 
     def disks(self, number: int, size: int = GIB) -> "list[str]":
-        """Several of them."""
+        """Several new disks."""
         return [self.disk(size) for _ in range(number)]
 
     def faulty_disk(self, size: int = GIB) -> Disk:
-        """The same, to be made to fail."""
+        """A new disk that can be made to fail."""
         disk = Disk(self.loop(size))
         self.there.append(disk)
         return disk
 
     def sr(self, **configuration: str) -> str:
-        """A new SR, attached; without a place in device-config on a disk of its own.
+        """A new SR, attached. Unless device-config names a place, it is on a new disk.
 
-        Without autotrim, whose thread lets each export and destruction of a pool wait for a second.
+        It has no autotrim, whose thread delays each export and destruction of a pool by a second.
         """
         if not {"device", "vdev", "zpool"} & set(configuration):
             configuration["device"] = self.disk()
@@ -156,14 +156,14 @@ class Bench:
         return str(client.call_inside("SR.attach", configuration=answer))
 
     def pool(self, *vdevs: str, name: str = "tank") -> str:
-        """A pool as an administrator makes one."""
+        """A pool like an administrator's."""
         run("zpool", "create", "-f", "-o", "cachefile=none", "-m", "none", name, *(vdevs or (self.disk(),)))
         return name
 
     NOWHERE = ("-R", "/run/zfsvol-guest", "-m", "none")
 
     def write_pool(self, node: str, name: str, sr_uuid: str, *options: str) -> None:
-        """What a guest can do with its disk: on it is a pool with an SR, by any name and uuid. Of at most 128 MiB."""
+        """Writes a pool with an SR, of any name and uuid, to a disk, as a guest can. The disk has at most 128 MiB."""
         image = self.loop(128 * MIB)
         run("zpool", "create", "-f", "-t", f"guest{os.getpid()}", *self.NOWHERE, *options, name, image)
         if name != f"sr-{sr_uuid}":
@@ -176,7 +176,7 @@ class Bench:
         assert f"pool: {name}" in run("zpool", "import", "-d", node)
 
     def close(self) -> None:
-        """Takes all away that the test made."""
+        """Removes everything that the test made."""
         for disk in self.there:
             disk.mend()
         for pool in set(pools()) - self.mine:
@@ -190,17 +190,17 @@ class Bench:
 
 
 def wait_for(*argv: str) -> None:
-    """Repeats a command until it succeeds: what was just in use may be busy for a moment."""
+    """Repeats a command until it succeeds: its target may be busy for a moment after use."""
     wait_until(lambda: run_status(*argv) == 0, " ".join(argv))
 
 
 def udevadm(*arguments: str) -> None:
-    """Tells udevd something; again where it drops the connection ("Broken pipe": seen, seldom)."""
+    """Runs udevadm, again if udevd drops the connection ("Broken pipe": seen, but rare)."""
     wait_for("udevadm", *arguments)
 
 
 def run_status(*argv: str) -> int:
-    """The exit status of a command that may fail."""
+    """Runs a command that may fail; returns its exit status."""
     return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120).returncode
 
 
@@ -225,7 +225,7 @@ def sr(bench: Bench) -> str:
 
 @pytest.fixture(scope="module")
 def shared_sr(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[str]":
-    """One for all tests of a module that need nothing special."""
+    """An SR for all tests of a module that need nothing special."""
     made = Bench(tmp_path_factory.mktemp("sr"))
     yield made.sr()
     made.close()
@@ -233,7 +233,7 @@ def shared_sr(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[str]":
 
 @pytest.fixture
 def emptied_sr(shared_sr: str) -> "Iterator[str]":
-    """The same, with nothing in it after each test."""
+    """The same, emptied after each test."""
     yield shared_sr
     for name in run("zfs", "list", "-H", "-o", "name", "-t", "volume", "-r", shared_sr).splitlines():
         wait_for("zfs", "destroy", "-R", name)
@@ -249,7 +249,7 @@ def disk(shared_sr: str) -> "Any":
 
 @pytest.fixture
 def nothing_left() -> "Iterator[None]":
-    """The test may leave no process, socket, node, link or record."""
+    """Checks that the test leaves no process, socket, node, link or record."""
     from tests.zfs.disk import clear, left
 
     yield

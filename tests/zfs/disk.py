@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""VDIs as the tests of the datapath use them: attached, written and read through what a domain was given."""
+"""VDIs for the tests of the datapath: attached, and read and written by the path or URI that a domain got."""
 
 from contextlib import contextmanager
 import json
@@ -28,14 +28,14 @@ PLACES = (srs.DIRECTORY, "/dev/zfs-vol", "/dev/sm/phy", "/run/blktap-control/nbd
 
 
 def left() -> "List[str]":
-    """What is there only while something is attached."""
-    found = blktap.leftovers()  # first: a process that is about to end has a node open
+    """Everything that exists only while something is attached."""
+    found = blktap.leftovers()  # first: a process that is about to end may have a node open
     found += [str(path) for place in PLACES for path in Path(place).glob("*/*-*")]
     return found + sorted(zvol.nodes().values())
 
 
 def clear() -> None:
-    """Takes all that away."""
+    """Removes all of that."""
     blktap.sweep()
     for name in zvol.nodes():
         run("zfs", "inherit", "volmode", name)
@@ -44,7 +44,7 @@ def clear() -> None:
 
 
 class Disk:
-    """A VDI and what domains do with it."""
+    """A VDI and the actions of domains on it."""
 
     def __init__(self, sr: str, record: "Dict[str, Any]") -> None:
         self.sr = sr
@@ -56,7 +56,7 @@ class Disk:
         return call("Datapath." + verb, uri=self.uri, domain=domain)
 
     def attach(self, domain: str) -> "Dict[str, Any]":
-        """The implementations by their kinds."""
+        """Attaches it; returns the implementations by kind."""
         answer = self.verb("attach", domain)
         return dict(answer["implementations"])
 
@@ -76,7 +76,7 @@ class Disk:
         return call("Volume." + verb, sr=self.sr, key=self.key, **arguments)
 
     def derive(self, verb: str) -> "Disk":
-        """Its snapshot or clone."""
+        """Makes a snapshot or clone of it."""
         return Disk(self.sr, self.volume(verb))
 
     @property
@@ -85,7 +85,7 @@ class Disk:
 
     @property
     def saved(self) -> "Dict[str, Any]":
-        """The record as it is written."""
+        """The record as stored in its file."""
         saved: "Dict[str, Any]" = json.loads(Path(self.record.path).read_text())
         return saved
 
@@ -102,7 +102,7 @@ def new_disk(sr: str, size: int = 64 * MIB, *, sharable: bool = False) -> Disk:
 
 @contextmanager
 def refused(code: str) -> "Iterator[List[str]]":
-    """What is in it is refused with this code; its sentence."""
+    """Checks that the verb within it is refused with this code; yields a list that gets the sentence."""
     sentence: "List[str]" = []
     with pytest.raises(VerbError) as caught:
         yield sentence

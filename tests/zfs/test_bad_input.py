@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Requests that cannot be met: each is refused with its code and a sentence, and nothing is changed."""
+"""Requests that must fail: each is refused with its code and a sentence, and nothing is changed."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ INVALID, DEVICE_MISSING, DEVICE_INVALID, IN_USE, UNAVAILABLE = (f"SR_BACKEND_FAI
 
 
 def refused(configuration: "dict[str, str]", uuid: str = "") -> VerbError:
-    """SR.create's refusal; no pool has appeared or gone, and no dataset."""
+    """The refusal of SR.create; checks that no pool or dataset has appeared or vanished."""
     before = (pools(), run("zfs", "list", "-H", "-o", "name"))
     with pytest.raises(VerbError) as caught:
         call("SR.create", uuid=uuid or new_uuid(), configuration=configuration, name="", description="")
@@ -32,7 +32,7 @@ def content(device: str) -> bytes:
 
 @pytest.fixture(scope="class")
 def untouched(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[list[str]]":
-    """Three empty disks and one that is too small, beside a pool `tank`: what a refusal leaves as it is."""
+    """Three empty disks, one that is too small, and a pool `tank`: a refusal must not change them."""
     bench = Bench(tmp_path_factory.mktemp("untouched"))
     bench.pool()
     disks = [*bench.disks(3, 64 * MIB), bench.disk(63 * MIB)]
@@ -144,7 +144,7 @@ class TestDeviceInUse:
         assert str(tmp_path / "mnt") in error.sentence
 
     def test_a_partition_is_mounted(self, bench: Bench, tmp_path: Path) -> None:
-        """As on the disk that the host runs from."""
+        """Like the host's system disk."""
         disk = bench.loop()
         run("sfdisk", "-q", disk, stdin="size=100M\nsize=100M\n")
         run("losetup", "--detach", disk)
@@ -162,7 +162,7 @@ class TestDeviceInUse:
                 assert str(tmp_path / "mnt") in error.sentence
         finally:
             run("umount", str(tmp_path / "mnt"))
-        # The other partition is free; without force the whole disk is not taken, as it holds something.
+        # The other partition is free. Without force the whole disk is refused, because it holds something.
         assert "ext4" in refused({"device": disk}).sentence
         bench.sr(device=disk + "p1")
 

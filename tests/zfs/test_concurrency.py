@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Many verbs at once on one SR: each answers as if it were alone, and the result is that of some order."""
+"""Many verbs at once on one SR: each answers as if it were alone, and the result is that of some serial order."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from zfsvol.host import lock
 
 
 def all_at_once(calls: "list[tuple[str, dict[str, Any]]]") -> "list[Any]":
-    """Starts all, then collects their answers; an error is an answer, too."""
+    """Starts all, then collects their answers, including errors."""
     started = [(verb, start(verb, **arguments)) for verb, arguments in calls]
     answers: "list[Any]" = []
     for verb, process in started:
@@ -72,7 +72,7 @@ def test_attaches_and_probes(bench: Bench) -> None:
 
 
 def test_many_searches(bench: Bench) -> None:
-    """As at host boot: each SR is found, though all are looked for at once."""
+    """As at host boot: each SR is found, although all searches run at once."""
     srs = [bench.sr() for _ in range(4)]
     for sr in srs:
         call("SR.detach", sr=sr)
@@ -85,7 +85,7 @@ def test_many_searches(bench: Bench) -> None:
 
 
 def test_creates_of_srs_on_one_disk(bench: Bench) -> None:
-    """One of them gets the disk."""
+    """Exactly one of them gets the disk."""
     disk = bench.disk()
     calls = [
         ("SR.create", {"uuid": new_uuid(), "configuration": {"device": disk}, "name": "", "description": ""})
@@ -124,7 +124,7 @@ class TestLock:
             remove(name)
 
     def test_shared_holders_do_not_keep_an_exclusive_one_out(self) -> None:
-        """Shared holders that overlap without a gap, for as long as it takes."""
+        """Shared holders overlap without a gap until the exclusive one has the lock."""
         name = f"test-{new_uuid()}"
         had = threading.Event()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The datapath: what each kind of domain is given, who may use a VDI at the same time, and that the bytes are the same.
+"""The datapath: what each kind of domain gets, who may use a VDI at the same time, and that all see the same bytes.
 
-With the genuine tap-ctl where there is one, else with its stand-in: see tests/blktap.py.
+With the genuine tap-ctl if there is one, else with its stand-in: see tests/blktap.py.
 """
 
 import base64
@@ -42,7 +42,7 @@ from zfsvol.host import blockdevice
 from zfsvol.repository import record as records
 
 _BLKGETSIZE64 = 0x80081272
-# What writes to a read-only device are answered with.
+# The errors of writes to a read-only device.
 REFUSED = r"(?i)(read.only|write operations|not permitted|denied|invalid argument)"
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -52,7 +52,7 @@ class TestAnswers:
     @pytest.mark.parametrize("domain", [GUEST, MIGRATION, ""])
     def test_by_tapdisk(self, disk: Disk, domain: str) -> None:
         given = disk.attach(domain)
-        assert set(given) == {"XenDisk", "Nbd"}  # a device beside them would be preferred, and never connect
+        assert set(given) == {"XenDisk", "Nbd"}  # xenopsd would prefer a device, and it would never connect
         socket = f"/run/blktap-control/nbd/{disk.sr[3:]}/{disk.key}"
         assert given["Nbd"]["uri"] == f"nbd:unix:{socket}:exportname={disk.key}"
         assert given["XenDisk"]["params"] == given["Nbd"]["uri"]
@@ -60,7 +60,7 @@ class TestAnswers:
         assert blktap.tapdisks() == []
         assert not os.path.lexists(socket)
         disk.verb("activate", domain)
-        # As xenopsd's script reads it, and tapback after it.
+        # Parsed as by xenopsd's script and then by tapback.
         pid, minor = disk.tapdisk["pid"], disk.tapdisk["minor"]
         assert os.path.realpath(socket) == f"/run/blktap-control/nbd{pid}.{minor}"
         assert blktap.tapdisks() == [pid]
@@ -84,13 +84,13 @@ class TestAnswers:
         assert given["BlockDevice"]["path"] == given["XenDisk"]["params"] == zvol.nodes()[disk.zvol]
         assert blktap.tapdisks() == []
         disk.drop(GUEST)
-        # A copy into it comes over NBD all the same.
+        # A copy into it still uses NBD.
         given = disk.use(MIGRATION)
         assert set(given) == {"XenDisk", "Nbd"}
         disk.drop(MIGRATION)
 
     def test_switched_later(self, bench: Bench) -> None:
-        """One key for the SR, or for a disk; a disk that is attached keeps what it has."""
+        """The key may be set for the SR or for a disk; an attached disk keeps its datapath."""
         disk = new_disk(bench.sr())
         run("zfs", "set", "zfsvol:sr-datapath=blkback", disk.sr)
         assert disk.attach(GUEST)["XenDisk"]["backend_type"] == "vbd"
@@ -102,7 +102,7 @@ class TestAnswers:
         disk.drop(GUEST)
 
     def test_switched_to_what_is_not_known(self, disk: Disk) -> None:
-        """A VM that was to have flushes does not start without them."""
+        """A VM that should have flushes does not start without them."""
         run("zfs", "set", "zfsvol:sr-datapath=blkbck", disk.zvol)
         with refused(INVALID) as sentence:
             disk.attach(GUEST)
@@ -113,7 +113,7 @@ class TestAnswers:
         disk.drop(DOM0)
 
     def test_identity(self, disk: Disk) -> None:
-        """What Windows' drivers and rrdp-iostat read in xenstore below sm-data."""
+        """The data that Windows' drivers and rrdp-iostat read in xenstore below sm-data."""
         extra = disk.attach(GUEST)["XenDisk"]["extra"]
         assert extra["vdi-uuid"] == disk.key
         serial = base64.b64decode(extra["scsi/0x12/0x80"])
@@ -126,7 +126,7 @@ class TestAnswers:
         disk.drop(GUEST)
 
     def test_statistics(self, disk: Disk) -> None:
-        """rrdp-iostat knows a VDI by the path that tap-ctl list tells, and a path that it has met for good."""
+        """rrdp-iostat identifies a VDI by the path in tap-ctl list, and caches the answer for ever."""
         paths = set()
         for one in (disk, new_disk(disk.sr)):
             one.use(GUEST)
@@ -140,14 +140,14 @@ class TestAnswers:
 
     @only_stand_in
     def test_blktap_3(self, disk: Disk) -> None:
-        """With its kernel module tap-ctl allocate names a device, not a file."""
+        """With blktap 3's kernel module tap-ctl allocate names a device, not a file."""
         with blktap.version_3():
             given = disk.use(GUEST)
             nbd_write(given, 0, b"x" * 512)
             disk.drop(GUEST)
 
     def test_pool_with_a_long_name_and_a_space(self, bench: Bench) -> None:
-        """tapdisk takes paths of 255 bytes."""
+        """tapdisk accepts paths of at most 255 bytes."""
         pool = bench.pool(name="a pool")
         parent = f"{pool}/{'x' * 100}"
         run("zfs", "create", parent)
@@ -196,7 +196,7 @@ class TestOrder:
         disk.verb("deactivate", GUEST)
 
     def test_others_are_not_touched(self, disk: Disk) -> None:
-        """A storage migration attaches and ends in dom0 beside the running VM, without activation."""
+        """A storage migration attaches and ends in dom0 while the VM runs, without activation."""
         given = disk.use(GUEST)
         for domain in ("u0_mirror_1", MIGRATION, OTHER_GUEST, "9"):
             disk.attach(domain)
@@ -213,7 +213,7 @@ class TestOrder:
 
     def test_the_pool_is_gone(self, disk: Disk) -> None:
         disk.attach(GUEST)
-        wait_for("zpool", "export", disk.sr)  # udev may look at the node yet
+        wait_for("zpool", "export", disk.sr)  # udev may still have the node open
         with refused(UNAVAILABLE):
             disk.attach(GUEST)
         disk.drop(GUEST)
@@ -221,7 +221,7 @@ class TestOrder:
         assert call("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
 
 
-# How the first has it, how the second wants it: is that possible?
+# The first domain's mode, the second's: is that allowed?
 WAYS = [("ro", "ro", True), ("ro", "rw", False), ("rw", "ro", False), ("rw", "rw", False)]
 
 
@@ -292,7 +292,7 @@ class TestLeases:
 
     @only_stand_in  # of xenstore-list
     def test_a_vm_that_is_gone(self, disk: Disk) -> None:
-        """The client swallows errors of a deactivate, and calls it for "" when the domain is gone by then."""
+        """The client ignores errors of a deactivate, and calls it for "" if the domain is gone by then."""
         with blktap.domains(GUEST, OTHER_GUEST):
             disk.use(GUEST)
             disk.drop("")
@@ -310,7 +310,7 @@ class TestLeases:
     def test_a_vm_that_is_gone_and_whose_disk_the_kernel_serves(
         self, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its blkback may write yet."""
+        """Its blkback may still write."""
         monkeypatch.setattr(blockdevice, "BACKENDS", str(tmp_path))
         (tmp_path / f"vbd-{GUEST}-51712").mkdir()
         (tmp_path / f"vbd-{GUEST}1-51712").mkdir()
@@ -325,7 +325,7 @@ class TestLeases:
             disk.drop(OTHER_GUEST)
 
     def test_a_dom0_attach_that_was_refused_hinders_nobody(self, disk: Disk) -> None:
-        """xapi never detaches it: revert, resize and destroy go on, and so does SR.detach, where nothing is active."""
+        """xapi never detaches it. Still revert, resize and destroy work, and SR.detach if nothing is active."""
         taken = disk.derive("snapshot")
         disk.use(GUEST)
         disk.attach(DOM0)
@@ -347,7 +347,7 @@ class TestLeases:
 
 class TestData:
     def test_one_way_in_every_way_out(self, disk: Disk) -> None:
-        """What is written through one path is read through every other, also of a snapshot and a clone."""
+        """Data written through one path is read through every other, and from a snapshot and a clone."""
         disk = new_disk(disk.sr, 8 * MIB)
         expected = bytearray(8 * MIB)
 
@@ -387,7 +387,7 @@ class TestData:
         check(disk, frozen_content)
 
     def test_what_was_written_is_on_disk_when_deactivate_returns(self, disk: Disk) -> None:
-        """tapdisk never flushes; the last close of a zvol waits until all of it is on disk."""
+        """tapdisk never flushes, but the last close of a zvol waits until all data is on disk."""
         given = disk.use(GUEST)
         nbd_write(given, 0, noise(1, 4 * MIB))
         disk.verb("deactivate", GUEST)
@@ -398,7 +398,7 @@ class TestData:
         disk.verb("detach", GUEST)
 
     def test_snapshots_under_load(self, disk: Disk) -> None:
-        """Each snapshot has all writes that had returned before it, whatever is written meanwhile."""
+        """Each snapshot has all writes that had returned before it, despite writes at the same time."""
         frozen = []
         with blktap.connect(disk.use(GUEST)["Nbd"]["uri"]) as connection:
             for number in range(3):
@@ -426,7 +426,7 @@ class TestData:
 
 
 class TestVolumeVerbs:
-    """What needs a VDI to be idle asks for its leases."""
+    """Volume verbs that need an idle VDI check its leases."""
 
     @pytest.mark.parametrize("domain", [GUEST, DOM0])
     def test_refused_while_it_is_active(self, disk: Disk, domain: str) -> None:
@@ -454,7 +454,7 @@ class TestVolumeVerbs:
         disk.use(GUEST)
         with refused(IN_USE):
             disk.volume("resize", new_size=GIB)
-        disk.volume("resize", new_size=64 * MIB)  # nothing to be noticed
+        disk.volume("resize", new_size=64 * MIB)  # the size stays, so no tapdisk has to notice
         disk.verb("deactivate", GUEST)
         disk.volume("resize", new_size=GIB)
         assert disk.use(GUEST) == disk.attach(GUEST)
@@ -470,7 +470,7 @@ class TestVolumeVerbs:
         disk.drop(GUEST)
 
     def test_flush_and_discard_reach_the_zvol(self, bench: Bench) -> None:
-        """Through the node that blkback has: what is discarded takes no space, what is flushed is in the intent log."""
+        """Through blkback's node: discarded data uses no space, flushed data is in the intent log."""
         disk = new_disk(bench.sr(device=bench.disk(), datapath="blkback"))
         path = disk.use(GUEST)["BlockDevice"]["path"]
         node_write({"BlockDevice": {"path": path}}, 0, noise(1, 16 * MIB))
@@ -482,7 +482,7 @@ class TestVolumeVerbs:
         disk.drop(GUEST)
 
     def test_clone_on_boot(self, disk: Disk) -> None:
-        """A VM runs on a clone of its disk, which is destroyed and made anew."""
+        """A VM runs on a clone of its disk, which is destroyed and made again."""
         clone = disk.derive("clone")
         disk.volume("set", k="clone-on-boot", v=clone.key)
         for domain in (GUEST, DOM0):
@@ -495,6 +495,6 @@ class TestVolumeVerbs:
 
 
 def size_of(descriptor: int) -> int:
-    """A block device's, in bytes."""
+    """A block device's size in bytes."""
     (size,) = struct.unpack("Q", fcntl.ioctl(descriptor, _BLKGETSIZE64, bytes(8)))
     return int(size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Many Datapath verbs at once, each a process of its own: nobody gets what another has, and nothing is left behind."""
+"""Many Datapath verbs at once, each in its own process: leases exclude each other, and nothing is left behind."""
 
 import os
 import random
@@ -18,14 +18,14 @@ VDIS = 10
 CALLS = 60
 READERS = 12
 DOMAINS = ("7", "8", "u0_a", "u0_b", "MIRabc")
-# More often what makes something than what takes it away: they are to meet.
+# More verbs that make something than verbs that remove it, so that they collide.
 VERBS = ("attach", "activate", "activate", "activate_readonly", "activate_readonly", "deactivate", "detach")
 
 Call = Tuple[str, str, str]  # a verb, a VDI and a domain
 
 
 def at_once(sr: str, calls: "List[Call]") -> "List[Any]":
-    """The answers of verbs that all run at the same time, "" for none and the code of a refusal."""
+    """Runs verbs at the same time; returns "" for a success and the code for a refusal."""
     root = Root(sr)
     started = [client.start("Datapath." + verb, uri=root.uri(key), domain=domain) for verb, key, domain in calls]
     answers: "List[Any]" = []
@@ -43,7 +43,7 @@ def create(sr: str) -> str:
 
 
 def check(sr: str) -> None:
-    """Each VDI has readers or one writer, and what they need."""
+    """Each VDI has readers or one writer, and the nodes and tapdisks that they need."""
     nodes, served = attached.nodes(sr), {}
     for key, record in attached.records(sr).items():
         modes = list(record["active"].values())
@@ -75,7 +75,7 @@ def test_many_verbs_at_once(sr: str) -> None:
     print(refused)
     assert all(verb.startswith("activate") and code == IN_USE for verb, code in refused)
     check(sr)
-    # A VDI was free for whoever came first.
+    # A VDI was free for the first that came.
     for key in keys:
         mine = [answer for (verb, of, _), answer in zip(calls, answers) if of == key and verb.startswith("activate")]
         assert not mine or "" in mine

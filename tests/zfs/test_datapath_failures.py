@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What goes wrong below the datapath: nodes that are late, stale or held, tapdisks that die, hang or are not ours, a
-toolstack restart, an SR that is attached anew. Nothing is left afterwards, and nobody else's is touched.
+"""Failures below the datapath: nodes that are late, stale or held, tapdisks that die, hang or are not ours, a toolstack
+restart, an SR that is attached again. Nothing is left afterwards, and nothing of others is touched.
 """
 
 import json
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 class TestNodes:
     def test_a_link_that_leads_to_another_zvol(self, disk: Disk) -> None:
-        """As udev leaves it after a rename or a promote."""
+        """udev leaves such links after a rename or a promote."""
         other = new_disk(disk.sr)
         other_path = other.use(DOM0)["BlockDevice"]["path"]
         link = Path("/dev/zvol") / disk.zvol
@@ -82,7 +82,7 @@ class TestNodes:
         disk.drop(DOM0)
 
     def test_a_node_that_vanished(self, disk: Disk) -> None:
-        """Somebody has set volmode by hand: it comes back when the VDI is activated."""
+        """Somebody set volmode by hand: the node comes back when the VDI is activated."""
         disk.attach(GUEST)
         run("zfs", "set", "volmode=none", disk.zvol)
         disk.verb("activate", GUEST)
@@ -90,7 +90,7 @@ class TestNodes:
         disk.drop(GUEST)
 
     def test_a_node_that_is_another_disk_s_by_now(self, disk: Disk) -> None:
-        """dom0 must not get at it by the path that it was told."""
+        """dom0 must not access it by the path that it got."""
         path = disk.attach(DOM0)["BlockDevice"]["path"]
         disk.volume("revert", snapshot=disk.derive("snapshot").key)
         other = new_disk(disk.sr)
@@ -104,7 +104,7 @@ class TestNodes:
         other.drop(DOM0)
 
     def test_a_destroy_that_is_refused(self, disk: Disk) -> None:
-        """Nothing is changed, the node neither."""
+        """Nothing is changed, not even the node."""
         given = disk.attach(DOM0)
         with open(given["BlockDevice"]["path"], "rb"), refused(IN_USE):
             disk.volume("destroy")
@@ -113,7 +113,7 @@ class TestNodes:
         disk.drop(DOM0)
 
     def test_held_for_a_moment(self, disk: Disk) -> None:
-        """udev, blkid and LVM look into what appears: ZFS does not remove the node then, and does not say so."""
+        """udev, blkid and LVM open new devices. ZFS then silently does not remove the node."""
         path = disk.use(DOM0)["BlockDevice"]["path"]
         descriptor = os.open(path, os.O_RDONLY)
         process = client.start("Datapath.detach", uri=disk.uri, domain=DOM0)
@@ -123,7 +123,7 @@ class TestNodes:
         client.finish("Datapath.detach", process)
 
     def test_held_for_good(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The detach succeeds; node and record go with the next one, or when the SR is attached."""
+        """The detach succeeds; the next detach or SR.attach removes node and record."""
         monkeypatch.setattr(node, "_HIDE_LIMIT", 1)
         for again in ("detach", "SR.attach", "SR.detach"):
             path = disk.use(DOM0)["BlockDevice"]["path"]
@@ -144,7 +144,7 @@ class TestNodes:
 
 
 class TestTapdisks:
-    """Those that die, hang, or are not ours."""
+    """Tapdisks that die, hang, or are not ours."""
 
     def kill(self, disk: Disk) -> None:
         pid = disk.tapdisk["pid"]
@@ -159,7 +159,7 @@ class TestTapdisks:
         disk.drop(GUEST)
 
     def test_killed_and_wanted_by_another(self, disk: Disk) -> None:
-        """A VM whose tapdisk crashed is started again: as another domain."""
+        """A VM whose tapdisk crashed is started again, as another domain."""
         disk.use(GUEST)
         self.kill(disk)
         disk.use(OTHER_GUEST)
@@ -198,7 +198,7 @@ class TestTapdisks:
             assert left() == []
 
     def test_somebody_else_has_its_pid_now(self, disk: Disk) -> None:
-        """A process that merely has the same pid, even one that is called tapdisk, is left alone."""
+        """A process that only has the same pid, even one called tapdisk, is left alone."""
         disk.use(GUEST)
         self.kill(disk)
         bystander = subprocess.Popen(["sleep", "600"])
@@ -227,7 +227,7 @@ class TestTapdisks:
         run("tap-ctl", "free", "-m", str(minor))
 
     def test_others_are_left_alone(self, disk: Disk) -> None:
-        """The storage manager's tapdisks: also one that has no image yet."""
+        """The storage manager's tapdisks, including one without an image so far."""
         marker = run("tap-ctl", "allocate").strip()
         minor = "".join(filter(str.isdigit, marker[-4:]))
         pid = spawn()
@@ -245,7 +245,7 @@ class TestTapdisks:
         tapdisk._remove_sockets(pid)
 
     def test_it_serves_another_image(self, disk: Disk) -> None:
-        """What is not as the record tells is not touched."""
+        """The driver does not touch a tapdisk that differs from its record."""
         disk.use(GUEST)
         path = Path(disk.record.path)
         genuine = path.read_text()
@@ -281,7 +281,7 @@ def spawn() -> int:
 
 
 FAULTS: "List[Tuple[Dict[str, Any], bool]]" = [
-    # What goes wrong, and whether the disk can be activated all the same.
+    # The fault, and whether the disk can be activated nevertheless.
     ({"command": "allocate", "status": 28, "times": 1}, False),
     ({"command": "spawn", "status": 1, "times": 2}, True),
     ({"command": "spawn", "status": 1, "times": 99}, False),
@@ -337,7 +337,7 @@ class TestFaults:
         disk.verb("detach", GUEST)
 
     def test_killed_before_the_tapdisk_listens(self, disk: Disk) -> None:
-        """It answers nothing yet, and has nothing to write: it goes."""
+        """It does not answer yet, and has nothing to write, so it is killed."""
         disk.attach(GUEST)
         with blktap.faults({"command": "spawn", "late": 5, "times": 1}):
             process = client.start("Datapath.activate", uri=disk.uri, domain=GUEST)
@@ -348,7 +348,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("command", ["spawn", "open", "list"])
     def test_a_command_hangs(self, disk: Disk, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """None waits for ever, and what had been begun is undone."""
+        """No verb waits for ever, and unfinished steps are undone."""
         monkeypatch.setattr(tapdisk, "_LIMIT", 4)
         with blktap.faults({"command": command, "hang": 600, "times": 1}):
             with pytest.raises(VerbError) as caught:
@@ -361,7 +361,7 @@ class TestFaults:
         disk.drop(GUEST)
 
     def test_the_tapdisk_answers_late(self, disk: Disk) -> None:
-        """tap-ctl then tells of it as of one that has no image, and nothing of it is taken away."""
+        """tap-ctl then lists it as one without an image, and the driver removes nothing of it."""
         given = disk.use(GUEST)
         snapshot = disk.derive("snapshot")
         pid = disk.tapdisk["pid"]
@@ -388,7 +388,7 @@ class TestFaults:
             disk.drop(GUEST)
 
     def test_the_hosts_rules(self, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """They put the tapdisk into their control groups; what is wrong with them stops no VM."""
+        """They put the tapdisk into control groups; an error in them stops no VM."""
         program = tmp_path / "cgclassify"
         program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/classified; exit 1\n')
         program.chmod(0o755)
@@ -422,7 +422,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("verb", ["activate", "deactivate"])
     def test_the_tapdisk_answers_nothing(self, disk: Disk, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It may have writes to do yet: it is not killed, and its lease stays."""
+        """It may still have writes to do, so it is not killed and the lease stays."""
         disk.use(GUEST)
         monkeypatch.setattr(tapdisk, "_LIMIT", 2)
         pid = disk.tapdisk["pid"]
@@ -436,7 +436,7 @@ class TestFaults:
         disk.drop(GUEST, OTHER_GUEST)
 
     def test_it_does_not_let_go(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The lease stays, and nobody else gets the disk, until it does."""
+        """Until it does, the lease stays and nobody else gets the disk."""
         given = disk.use(GUEST)
         for name in ("_CLOSE_LIMIT", "_LIMIT", "_EXIT_LIMIT"):
             monkeypatch.setattr(tapdisk, name, 2)
@@ -452,7 +452,7 @@ class TestFaults:
 
 
 CGROUPS = {
-    # As XCP-ng 8.3 has it, and as later systems do.
+    # As in XCP-ng 8.3, and as in later systems.
     "v1": ["-t", "cgroup", "-o", "none,name=systemd", "cgroup"],
     "v2": ["-t", "cgroup2", "cgroup2"],
 }
@@ -502,13 +502,13 @@ class TestToolstackRestart:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"LD_PRELOAD" not in environment
         assert b"MALLOC_CONF" not in environment
-        # Neither the locks, nor the pipes whose ends the client waits for.
+        # It has neither the locks nor the pipes whose ends the client waits for.
         assert not any(re.search("lock|pipe:", os.readlink(str(path))) for path in Path(f"/proc/{pid}/fd").iterdir())
         nbd_write(given, 0, b"f" * 512)
         disk.drop(GUEST)
 
     def test_in_the_middle_of_an_activation(self, disk: Disk, service: Path) -> None:
-        """All that is in the group is killed, at whatever moment: then the disk can be activated, or let go."""
+        """The whole group is killed at any moment; then the disk can be activated, or detached."""
         chance = random.Random(7)
         given = disk.attach(GUEST)
         for number in range(4):
@@ -543,7 +543,7 @@ class TestSRAttach:
         disk.drop(GUEST, DOM0)
 
     def test_records_from_before_the_pool_was_gone(self, disk: Disk) -> None:
-        """Exported by hand, while something was attached."""
+        """The pool was exported by hand while something was attached."""
         disk.use(DOM0)
         wait_for("zpool", "export", disk.sr)  # udev may look at the node yet
         call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})

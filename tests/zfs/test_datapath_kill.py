@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Datapath verbs, killed before, during and after each of their changes: each can be repeated then, or undone."""
+"""Datapath verbs, killed before, during and after each of their changes: then each can be repeated or undone."""
 
 import os
 import time
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def prepare(disk: Disk, verb: str) -> "Dict[str, Any]":
-    """All that comes before the verb; its arguments."""
+    """Runs everything before the verb; returns the verb's arguments."""
     for earlier in VERBS[: VERBS.index(verb)]:
         call_inside("Datapath." + earlier, uri=disk.uri, domain=GUEST)
     return {"uri": disk.uri, "domain": GUEST}
 
 
 def detached(disk: Disk, domain: str) -> None:
-    """As the client ends a datapath, whatever it had come to."""
+    """Ends a datapath as the client does, in any state."""
     for verb in ("deactivate", "detach"):
         call_inside("Datapath." + verb, uri=disk.uri, domain=domain)
 
@@ -45,7 +45,7 @@ def test_repeated(disk: Disk, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["attach", "activate"])
 def test_undone(disk: Disk, verb: str) -> None:
-    """Each state is met by detach and by SR.attach."""
+    """detach and SR.attach handle each state."""
     for point in kill_points("Datapath." + verb, lambda: prepare(disk, verb), twice=True):
         if point[0] == "after":
             assert call_inside("SR.attach", configuration={"sr_uuid": disk.sr[3:]}) == disk.sr
@@ -55,7 +55,7 @@ def test_undone(disk: Disk, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["activate", "deactivate"])
 def test_another_comes(disk: Disk, verb: str) -> None:
-    """Half a tapdisk is nobody's: another VM, or dom0, gets the disk. A whole one is its VM's."""
+    """A half-started tapdisk is nobody's: another VM or dom0 gets the disk. A running one keeps it for its VM."""
     for number, point in enumerate(kill_points("Datapath." + verb, lambda: prepare(disk, verb))):
         other = (OTHER_GUEST, DOM0)[number % 2]
         served = disk.record.tapdisk is not None and bool(disk.record.active)
@@ -63,7 +63,7 @@ def test_another_comes(disk: Disk, verb: str) -> None:
         try:
             call_inside("Datapath.activate", uri=disk.uri, domain=other)
         except VerbError:
-            # It had come to its end, or to where the tapdisk has the image.
+            # The verb had ended, or had got the tapdisk to open the image.
             assert served, point
         else:
             assert list(disk.record.active) == [other]
@@ -73,7 +73,7 @@ def test_another_comes(disk: Disk, verb: str) -> None:
 
 
 def test_while_a_child_runs(disk: Disk) -> None:
-    """The child goes on, and holds the disk's lock until it has ended: but for the tapdisk, which would for ever."""
+    """The child continues and holds the disk's lock until it ends; not so the tapdisk, which never would."""
     number = 1
     while kill("Datapath.activate", "during", number, prepare(disk, "activate")):
         began = time.monotonic()
