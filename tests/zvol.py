@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The bytes of a zvol, read and written through its device node, found without udev: the kernel tells whose it is."""
+"""The bytes of a zvol, read and written through its device node, which is found by the kernel and not by udev."""
 
 from contextlib import contextmanager
 import fcntl
@@ -10,7 +10,7 @@ from typing import Iterator
 
 from tests.model import checksum
 
-# BLKZNAME of OpenZFS: the name of a zvol, by its open device; _IOR(0x12, 125, char[256]).
+# OpenZFS's ioctl for the name of a zvol by its open device, BLKZNAME: _IOR(0x12, 125, char[256]).
 _BLKZNAME = (2 << 30) | (256 << 16) | (0x12 << 8) | 125
 _LIMIT = 30
 
@@ -23,7 +23,7 @@ def nodes() -> "dict[str, str]":
             try:
                 descriptor = os.open(str(path), os.O_RDONLY)
             except OSError:
-                continue  # it has just gone
+                continue  # it has just vanished
             try:
                 name = fcntl.ioctl(descriptor, _BLKZNAME, bytes(256))
             finally:
@@ -33,7 +33,7 @@ def nodes() -> "dict[str, str]":
 
 
 def node(zvol: str) -> str:
-    """The zvol's device node, waited for."""
+    """Waits for the zvol's device node and returns it."""
     end = time.monotonic() + _LIMIT
     while True:
         path = nodes().get(zvol)
@@ -45,7 +45,7 @@ def node(zvol: str) -> str:
 
 @contextmanager
 def opened(zvol: str, *, writable: bool = False) -> "Iterator[int]":
-    """A descriptor of the zvol, as a VM's backend has one."""
+    """An open descriptor of the zvol, like that of a VM's backend."""
     descriptor = os.open(node(zvol), (os.O_RDWR if writable else os.O_RDONLY))
     try:
         yield descriptor
@@ -54,14 +54,14 @@ def opened(zvol: str, *, writable: bool = False) -> "Iterator[int]":
 
 
 def write(zvol: str, offset: int, data: bytes) -> None:
-    """Writes and flushes: afterwards it survives a power cut."""
+    """Writes and flushes, so that the data survives a power cut."""
     with opened(zvol, writable=True) as descriptor:
         assert os.pwrite(descriptor, data, offset) == len(data)
         os.fsync(descriptor)
 
 
 def checksums(zvols: "dict[str, int]") -> "dict[str, str]":
-    """Of zvols and their sizes in bytes, which their devices must have."""
+    """The checksums of zvols, given with their sizes in bytes, which their devices must have."""
     paths = nodes()
     found = {}
     for zvol, size in zvols.items():

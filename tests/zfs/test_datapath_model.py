@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Random sequences of Volume and Datapath verbs of several domains, on real ZFS and on the model; with I/O through what
-the domains were given, killed verbs, killed tapdisks and VMs that end without a word.
+"""Random sequences of Volume and Datapath verbs of several domains, on real ZFS and on the model; with I/O by the paths
+that the domains got, killed verbs, killed tapdisks and VMs that end without a detach.
 
 After each step there are exactly the nodes, tapdisks, links and records that somebody needs, and the VDIs hold what was
-written. ZFSVOL_STEPS chooses how many steps there are, about.
+written. ZFSVOL_STEPS sets the approximate number of steps.
 """
 
 import os
@@ -57,7 +57,7 @@ class Datapaths(Volumes):
     def __init__(self) -> None:
         super().__init__()
         self.model: Datapath = Datapath()
-        self.given: "Dict[Tuple[str, str], Any]" = {}  # what attach has answered
+        self.given: "Dict[Tuple[str, str], Any]" = {}  # the answers of attach
         self.clients: "Dict[str, List[Any]]" = {}  # connections to a VDI's tapdisk, which VMs keep
 
     @property
@@ -70,7 +70,7 @@ class Datapaths(Volumes):
         self.verb("Volume.create", name="disk", description="", size=GRANULE, sharable=sharable)
 
     def use(self, verb: str, key: str, domain: str) -> None:
-        """A Datapath verb, here and there."""
+        """Runs a Datapath verb on the driver and on the model."""
         shown = f"{verb}({self.name(key)}, {domain!r})"
         refusal, answer = None, {}
         try:
@@ -89,12 +89,12 @@ class Datapaths(Volumes):
             self.given[key, domain] = dict(answer["implementations"])
 
     def living(self, which: int) -> str:
-        """A domain that can ask for something."""
+        """A domain that is alive."""
         there = [domain for domain in DOMAINS if domain not in self.model.gone]
         return there[which % len(there)]
 
     def users(self, how: str) -> "List[Tuple[str, str]]":
-        """The VDIs that somebody has in this way, and who."""
+        """The VDIs that are activated in this way, with their domains."""
         return [
             (key, domain)
             for key, found in sorted(self.model.attachments.items())
@@ -110,7 +110,7 @@ class Datapaths(Volumes):
         seed=ANY,
     )
     def ask(self, what: str, which: int, domain: int, readonly: bool, verb: str, seed: int) -> None:
-        """A client does what clients do, or asks for anything."""
+        """A client sends a sensible verb, or any verb."""
         users = self.users("attached")
         if what == "start" and self.model.vdis:
             there = sorted(self.model.vdis, key=self.made.index)
@@ -121,12 +121,12 @@ class Datapaths(Volumes):
         elif what == "release" and users:
             self.use(RELEASES[seed % 2], *users[which % len(users)])
         else:
-            # What is known of a VM that has ended may be "".
+            # The client may know a VM that has ended only as "".
             domains = [self.living(domain), *(["", *DOMAINS] if verb in RELEASES else [])]
             self.use(verb, self.any_vdi(which), domains[domain % len(domains)])
 
     def start(self, key: str, domain: str, verb: str, seed: int) -> None:
-        """Attaches and activates it, writes and reads."""
+        """Attaches and activates a VDI, writes and reads."""
         self.use("Datapath.attach", key, domain)
         self.use(verb, key, domain)
         if domain in self.model.users_of(key).active:
@@ -139,7 +139,7 @@ class Datapaths(Volumes):
         self.transfer(*users[which % len(users)], block * BLOCK, noise(seed, blocks * BLOCK))
 
     def transfer(self, key: str, domain: str, offset: int, data: bytes) -> None:
-        """The domain writes, if it may; then all who have the VDI read it."""
+        """The domain writes, if it may; then all domains that have the VDI read it."""
         found = self.model.users_of(key)
         note(f"write({self.name(key)}, {domain!r}, offset={offset}, {len(data)} bytes)")
         if way(domain) == TAPDISK and found.is_dead:
@@ -155,7 +155,7 @@ class Datapaths(Volumes):
             self.read(key, reader)
 
     def path(self, key: str, domain: str) -> str:
-        """What it was given for the VDI: a device node, or the URI of an NBD server."""
+        """The domain's access to the VDI: a device node, or the URI of an NBD server."""
         if (key, domain) not in self.given:
             self.use("Datapath.attach", key, domain)
         given = self.given[key, domain]
@@ -163,7 +163,7 @@ class Datapaths(Volumes):
         return str(given["BlockDevice"]["path"] if "BlockDevice" in given else given["Nbd"]["uri"])
 
     def write(self, key: str, domain: str, offset: int, data: bytes) -> None:
-        """Raises OSError where nobody takes it."""
+        """Raises OSError if nobody accepts the write."""
         path = self.path(key, domain)
         if way(domain) == NODE:
             descriptor = os.open(path, os.O_RDWR)
@@ -175,12 +175,12 @@ class Datapaths(Volumes):
         else:
             with blktap.connect(path) as client:
                 client.write(offset, data)
-            # VMs keep theirs.
+            # VMs keep their connections.
             if len(self.clients.setdefault(key, [])) < 2:
                 self.clients[key].append(blktap.connect(path))
 
     def read(self, key: str, domain: str) -> None:
-        """All of it, which must be what was written."""
+        """Reads the whole VDI, which must hold what was written."""
         path, expected = self.path(key, domain), self.model.vdis[key].content
         if way(domain) == NODE:
             with open(path, "rb", buffering=0) as file:
@@ -205,7 +205,7 @@ class Datapaths(Volumes):
         after=strategies.booleans(),
     )
     def change(self, verb: str, which: int, to: int, sharable: bool, kills: bool, border: int, after: bool) -> None:
-        """A Volume verb; one that needs the VDI idle may be killed, and is repeated."""
+        """Runs a Volume verb. One that needs an idle VDI may be killed, and is then repeated."""
         key, is_full = self.any_vdi(which), len(self.model.vdis) >= MOST
         arguments: "Dict[str, Any]" = {"key": key}
         if verb == "create" or not self.model.vdis:
@@ -244,7 +244,7 @@ class Datapaths(Volumes):
             self.end_or_start(VMS[which % len(VMS)])
 
     def end_or_start(self, vm: str) -> None:
-        """Without a word to the driver; a new one has the id of an ended one only where that has been detached."""
+        """Ends or starts a VM, unknown to the driver. It reuses an ended VM's id only after that was detached."""
         if vm not in self.model.gone:
             note(f"{vm} ends")
             self.model.gone.add(vm)
@@ -268,7 +268,7 @@ class Datapaths(Volumes):
         then=strategies.sampled_from(["repeat", "detach", "activate"]),
     )
     def kill(self, verb: str, which: int, domain: int, border: int, after: bool, recovers: bool, then: str) -> None:
-        """A Datapath verb that dies before or after one of its children, with these, and is then repeated or undone.
+        """A Datapath verb is killed with its children before or after one of them, and is then repeated or undone.
 
         As at a restart of the toolstack.
         """
@@ -287,7 +287,7 @@ class Datapaths(Volumes):
             if self.model.users_of(key).active.get(name) == (READ if self.is_snapshot(key) else WRITE):
                 return
         self.use("Datapath.detach", key, name)
-        # What was killed may have met a dead tapdisk, or not.
+        # The killed verb may have noticed a dead tapdisk, or not.
         self.attach_sr()
 
     @invariant()
@@ -340,7 +340,7 @@ class Datapaths(Volumes):
         return len(self.model.vdis[key].content)
 
     def look(self) -> None:
-        """At all VDIs and into them, also into those without a node."""
+        """The state of all VDIs and their contents, even of those without a node."""
         contents = attached.checksums({self.zvol(key): self.size(key) for key in self.model.vdis})
         records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
         found = {key: observed(record, contents.get(self.zvol(key))) for key, record in records.items()}
@@ -357,7 +357,7 @@ class Datapaths(Volumes):
             if self.steps > FEW:
                 self.look()
         finally:
-            # Where something failed, the next example is not to meet what is left.
+            # If something failed, the next example must not find its remains.
             blktap.sweep()
             for directory in (attached.RECORDS, attached.SERVERS, attached.STATISTICS):
                 shutil.rmtree(str(directory), ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Which disks may be searched for pools, and which a new pool may have: real devices, each refused for one reason."""
+"""Which disks may be searched for pools, and which a new pool may use: real devices, each refused for one reason."""
 
 from contextlib import contextmanager
 import hashlib
@@ -20,7 +20,7 @@ SIZE = 256 * MIB
 
 
 def refused(path: str, **configuration: str) -> VerbError:
-    """What SR.create says; it has written nothing."""
+    """SR.create's refusal; checks that it has written nothing."""
     before = edges(path)
     with pytest.raises(VerbError) as caught:
         call_inside(
@@ -47,7 +47,7 @@ def settled(path: str) -> str:
 
 
 def partitioned(bench: Bench, *lines: str, label: str = "gpt") -> str:
-    """A loop device with partitions that the kernel has read."""
+    """A loop device with partitions that the kernel knows."""
     loop = bench.loop(SIZE)
     run("sfdisk", "-q", "--label", label, loop, stdin="".join(line + "\n" for line in lines))
     run("partx", "--update", loop)
@@ -56,7 +56,7 @@ def partitioned(bench: Bench, *lines: str, label: str = "gpt") -> str:
 
 @pytest.fixture(autouse=True)
 def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in use is refused without much of a wait for it to become idle."""
+    """Shortens the wait for a device in use to become idle."""
     monkeypatch.setattr(disks, "_IDLE_LIMIT", 0.3)
 
 
@@ -79,7 +79,7 @@ def attached_loop(path: str) -> "Iterator[str]":
 
 @contextmanager
 def mapped(path: str, uuid: str = "") -> "Iterator[str]":
-    """A device of device-mapper on another one."""
+    """A device-mapper device on another device."""
     sectors = run("blockdev", "--getsz", path).strip()
     words = ["--uuid", uuid] if uuid else []
     run("dmsetup", "create", "--noudevsync", "zfsvolmapped", *words, "--table", f"0 {sectors} linear {path} 0")
@@ -98,7 +98,7 @@ def mapped(path: str, uuid: str = "") -> "Iterator[str]":
 
 
 def searched(*named: str) -> "set[str]":
-    """The devices that are searched, by the kernel's names."""
+    """The kernel names of the devices that are searched."""
     return {os.path.basename(os.path.realpath(path)) for path in disks.searchable(list(named), pools.disks_in_use())}
 
 
@@ -141,7 +141,7 @@ class TestSearch:
         assert searched("/dev/zfsvol-gone") == searched()
 
     def test_pools_of_guests_are_not_seen(self, bench: Bench, zvol_node: str) -> None:
-        """Even if device-config names the zvol."""
+        """They are not, even if device-config names the zvol."""
         bench.write_pool(zvol_node, "guestpool", new_uuid())
         for configuration in ({}, {"device": zvol_node}, {"zpool": "guestpool"}):
             assert call_inside("SR.probe", configuration=configuration) == []
@@ -149,7 +149,7 @@ class TestSearch:
 
 
 class TestInUse:
-    """Refused with force-create, too."""
+    """Devices in use are refused even with force-create."""
 
     def refused(self, path: str, *words: str, code: str = IN_USE) -> None:
         for force in ("false", "true"):
@@ -169,7 +169,7 @@ class TestInUse:
 
     @pytest.mark.parametrize("part", ["", "p1"])
     def test_open_and_not_exclusively(self, bench: Bench, part: str) -> None:
-        """As a VM's tapdisk has it."""
+        """A VM's tapdisk opens it so."""
         loop = partitioned(bench, "size=64M")
         sleeper = subprocess.Popen(["sleep", "600"], stdin=os.open(loop + part, os.O_RDWR))
         try:
@@ -218,7 +218,7 @@ class TestInUse:
 
 
 class TestEmpty:
-    """What is not known to be empty is refused, unless force-create says that it does not matter."""
+    """Devices not known to be empty are refused without force-create."""
 
     def refused(self, path: str, *words: str) -> None:
         error = refused(path)
@@ -230,7 +230,7 @@ class TestEmpty:
         disks.require_empty(bench.disk(SIZE))
 
     def test_ext4_over_an_old_pool(self, bench: Bench) -> None:
-        """blkid finds both, and says neither."""
+        """blkid finds both and reports neither."""
         disk = bench.disk(SIZE)
         run("zpool", "create", "-o", "cachefile=none", "-m", "none", "old", disk)
         for number in range(30):
@@ -287,12 +287,12 @@ class TestEmpty:
         disks.require_empty(disk)
 
     def test_what_a_destroyed_pool_has_left_of_a_whole_disk(self, bench: Bench) -> None:
-        """Partitioned as zpool does it."""
+        """The disk has zpool's own partitions."""
         zfs = "type=6A898CC3-1DD2-11B2-99A6-080020736631"
         loop = partitioned(bench, f"size=200M, {zfs}", "size=8M, type=6A945A3B-1DD2-11B2-99A6-080020736631")
         run("zpool", "create", "-o", "cachefile=none", "-m", "none", "theirs", loop + "p1")
         self.exported_and_destroyed(loop)
-        # Another partition is not zpool's.
+        # One more partition is not zpool's.
         run("sfdisk", "-q", "--append", "--no-reread", "--force", loop, stdin="size=10M\n")
         run("partx", "--update", loop)
         self.refused(settled(loop), "partition table")
@@ -305,7 +305,7 @@ class TestEmpty:
         disks.require_empty(loop)
 
     def test_a_layout_that_zpool_refuses_writes_nothing(self, bench: Bench) -> None:
-        """zpool would have partitioned the disks before it says so."""
+        """zpool would have partitioned the disks before it refuses."""
         small, large = Disk(bench.loop(SIZE)), bench.disk(2 * SIZE)
         bench.there.append(small)
         before = edges(large)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Several clients at once on one family: what they are answered, and what is there afterwards, is as if they had come
-one after another, in some order. ZFSVOL_ROUNDS chooses how many times.
+"""Several clients at once on one family: their answers and the final state are as if they had come one after another,
+in some order. ZFSVOL_ROUNDS sets the number of rounds.
 """
 
 import copy
@@ -26,7 +26,7 @@ Call = Tuple[str, Dict[str, Any]]
 
 
 def choose(chance: random.Random, model: Model) -> Call:
-    """A verb for the family, most of them for one of two VDIs: clients are to meet."""
+    """A verb for the family, mostly for one of two VDIs, so that clients collide."""
     snapshots = [key for key, vdi in model.vdis.items() if vdi.is_snapshot]
     key = chance.choice([*[*model.vdis][:2], *model.vdis])
     calls: "List[Call]" = [
@@ -43,7 +43,7 @@ def choose(chance: random.Random, model: Model) -> Call:
 
 
 def one_after_another(order: "Tuple[Tuple[Call, Any], ...]", before: Model) -> "Optional[List[Model]]":
-    """What is there before and after each call in this order; None if one would have been answered otherwise."""
+    """The states before and after each call in this order; None if a call would have got another answer."""
     states = [before]
     for (verb, arguments), answer in order:
         model = copy.deepcopy(states[-1])
@@ -59,9 +59,9 @@ def one_after_another(order: "Tuple[Tuple[Call, Any], ...]", before: Model) -> "
 
 
 def may_list(answer: "List[Dict[str, Any]]", states: "List[Model]") -> bool:
-    """Whether SR.ls can have seen this: it is no moment of the others, which are not either.
+    """Whether SR.ls can have seen this. It need not be the state at one moment.
 
-    Each VDI as it is at some time, all that are there all the time.
+    Each VDI must be in one of its states, and VDIs that exist all the time must be there.
     """
     known = [{key: {**vdi, "content": None} for key, vdi in state.summary().items()} for state in states]
     listed = {record["key"]: observed(record, None) for record in answer}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The genuine sanoid and syncoid on an SR, while its disks come and go.
+"""The genuine sanoid and syncoid on an SR, while disks are made and deleted.
 
-What they keep of deleted disks in detail is in tests/zfs/family/test_others.py. tests/run unpacks Debian's package into
-the directory that ZFSVOL_SANOID names.
+tests/zfs/family/test_others.py has the details of what they keep of deleted disks. tests/run unpacks Debian's package
+into the directory that ZFSVOL_SANOID names.
 """
 
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ SETTINGS = Path("/usr/share/sanoid")
 NOT_EMPTY = "SR_BACKEND_FAILURE_39"
 SIZE = 16 * MIB
 
-# sanoid takes one at once of each kind of which it is to keep some and has none yet.
+# sanoid at once takes a snapshot of each kind that it should keep and has none of.
 KINDS = ("frequently", "hourly", "daily", "weekly", "monthly", "yearly")
 
 pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, and ZFSVOL_SANOID names none")
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, a
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> "Iterator[None]":
-    """sanoid finds its defaults. Without udev, which would keep the nodes of zvols that come and go busy."""
+    """Gives sanoid its defaults. Stops udev, which would keep the nodes of new and vanishing zvols busy."""
     if not SETTINGS.exists():
         SETTINGS.symlink_to(PACKAGE / "usr/share/sanoid")
     udevadm("control", "--stop-exec-queue")
@@ -66,17 +66,17 @@ def programs() -> "Iterator[None]":
 
 @pytest.fixture
 def sanoid(tmp_path: Path) -> "Callable[..., str]":
-    """Takes snapshots of a kind of an SR and of all below it, or prunes all of that kind as expired; what it says."""
+    """Takes snapshots of one kind of an SR and all below it, or prunes all of that kind; returns sanoid's output."""
 
     def run_it(sr: str, action: str, kind: str, *settings: str) -> str:
-        # To take one, all but its kind are 0; to prune, all but its kind are more than there are.
+        # To take one, all other kinds are 0; to prune, all other kinds are more than exist.
         wanted = dict.fromkeys(KINDS, 100 * (action == "prune"))
         wanted[kind] = int(action == "take")
         lines = [f"[{sr}]", "use_template = mine", "recursive = yes", "[template_mine]", "autosnap = yes"]
         lines += ["autoprune = yes", *(f"{name} = {number}" for name, number in wanted.items()), *settings]
         (tmp_path / "sanoid.conf").write_text("\n".join([*lines, ""]))
         cache = tmp_path / "cache"
-        shutil.rmtree(str(cache), ignore_errors=True)  # it would not look again for a quarter of an hour
+        shutil.rmtree(str(cache), ignore_errors=True)  # else it would not look again for a quarter of an hour
         argv = [SANOID, "--configdir", str(tmp_path), "--cache-dir", str(cache), "--run-dir", str(tmp_path / "run")]
         return said([*argv, "--verbose", f"--{action}-snapshots", *(["--force-prune"] if action == "prune" else [])])[1]
 
@@ -90,7 +90,7 @@ def said(argv: "list[str]") -> "tuple[int, str]":
 
 
 def syncoid(source: str, target: str) -> "tuple[int, str]":
-    """Replicates all below a dataset, as docs/administration.md has it."""
+    """Replicates all below a dataset, as in docs/administration.md."""
     options = ["-r", "--sendoptions=p", "--exclude=/\\.(gone|revert)-", "--no-privilege-elevation", "--compress=none"]
     return said([SYNCOID, *options, source, target])
 
@@ -101,7 +101,7 @@ def require_synced(source: str, target: str) -> None:
 
 
 def snapshots(sr: str, kind: str) -> "list[str]":
-    """The zvols of the SR that have one of this kind."""
+    """The zvols of the SR that have a snapshot of this kind."""
     found = run("zfs", "list", "-H", "-o", "name", "-t", "snapshot", "-r", sr)
     return sorted(re.findall(rf"^({sr}/.*)@autosnap_.*_{kind}$", found, re.MULTILINE))
 
@@ -130,7 +130,7 @@ class TestSanoid:
         revert(sr, disk, taken)
         destroy(sr, other, made)
         require_content(sr, {disk: 1, taken: 1}, SIZE)
-        # Now what is left of the removed ones gets some, too.
+        # Now the remains of removed disks get snapshots, too.
         sanoid(sr, "take", "daily")
         assert len(set(graves(sr)) & set(snapshots(sr, "daily"))) == 3
         destroy(sr, disk, taken)
@@ -153,7 +153,7 @@ class TestSanoid:
     def test_deleted_disks_and_a_policy_that_goes_on(
         self, sr: str, sanoid: "Callable[..., str]", tmp_path: Path
     ) -> None:
-        """New snapshots keep what expired ones had, unless sanoid is told otherwise as docs/administration.md says."""
+        """New snapshots keep the data of expired ones, unless sanoid is configured as in docs/administration.md."""
         disk, other = create(sr, SIZE), create(sr, SIZE)
         write(sr, disk, 1)
         sanoid(sr, "take", "yearly")
@@ -190,7 +190,7 @@ class TestSyncoid:
         require_synced(sr, copy)
         require_content(copy, {disk: 3, taken: 1, made: 1, other: 4}, SIZE)
         assert "syncoid_*" in call("SR.stat", sr=sr)["health"][1]
-        # A reverted disk is another zvol, which has no snapshot in common with the copy of what it was.
+        # A reverted disk is another zvol, and has no snapshot in common with its old copy.
         revert(sr, disk, taken)
         write(sr, made, 5)
         status, output = syncoid(sr, copy)
@@ -201,7 +201,7 @@ class TestSyncoid:
         require_synced(sr, copy)
         expected = {disk: 1, taken: 1, made: 5}
         require_content(copy, expected, SIZE)
-        # The original is lost. What was deleted from it is still in the copy.
+        # The original is lost. Disks deleted from it are still in the copy.
         call_inside("SR.detach", sr=sr)
         run("zfs", "destroy", "-R", sr)
         require_synced(copy, sr)
@@ -209,7 +209,7 @@ class TestSyncoid:
         assert set(listed(sr)) == {*expected, other}
         require_content(sr, {**expected, other: 4}, SIZE)
         require_well(sr)
-        # The copy beside it.
+        # The copy is attached beside the original.
         python = os.environ.get("ZFSVOL_PYTHON", sys.executable)
         argv = [python, "-m", "zfsvol", "identity", copy]
         subprocess.run(argv, check=True, env=client.environment(), timeout=120)
@@ -222,7 +222,7 @@ class TestSyncoid:
 
 @contextmanager
 def again_and_again(action: "Callable[[], None]") -> "Iterator[list[int]]":
-    """Repeats the action beside what is within; how often it has ended."""
+    """Repeats the action while the `with` runs; yields a list that holds the number of rounds so far."""
     enough, rounds = threading.Event(), [0]
 
     def keep_at_it() -> None:
@@ -244,7 +244,7 @@ def test_verbs_while_both_are_at_work(sr: str, bench: Bench, sanoid: "Callable[.
     copies = bench.pool(name="copies")
 
     def both() -> None:
-        # Disks that go while they work are not there for them any more: they say so and go on.
+        # They report disks that are deleted while they work, and continue.
         sanoid(sr, "take", "hourly")
         syncoid(sr, f"{copies}/copy")
         sanoid(sr, "prune", "hourly")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What SR.stat and the other verbs tell when disks fail: one sentence in which an administrator finds the bad disk."""
+"""What SR.stat and other verbs report when disks fail: one sentence that names the faulty disk."""
 
 import os
 import time
@@ -19,7 +19,7 @@ def health(sr: str) -> str:
 
 
 def write_some(sr: str, mebibytes: int = 32, content: bytes = b"") -> None:
-    """A disk full of `content`, by default of what cannot be compressed."""
+    """A disk full of `content`, by default incompressible data."""
     key = call("Volume.create", sr=sr, name="", description="", size=GIB, sharable=False)["key"]
     with device_node(f"{sr}/{key}") as node, open(node, "wb") as device:
         device.writelines(content or os.urandom(MIB) for _ in range(mebibytes))
@@ -40,7 +40,7 @@ def test_a_mirror_loses_a_disk_and_gets_another(bench: Bench) -> None:
     assert len(call("SR.ls", sr=sr)) == 1
     new = bench.disk()
     try:
-        # A resilver that waits a while in each transaction is seen at its work.
+        # A resilver that waits in each transaction lasts long enough to be seen.
         tune("zfs_scan_suspend_progress", "1")
         run("zpool", "replace", sr, stable_name(bad.path), new)
         text = health(sr)
@@ -68,7 +68,7 @@ def test_scrub_progress(bench: Bench) -> None:
 
 
 def test_lost_data_is_told(bench: Bench) -> None:
-    """A block of a guest's disk is overwritten behind ZFS's back."""
+    """The test overwrites a block of a guest's disk below ZFS."""
     disk = bench.disk(256 * MIB)
     sr = bench.sr(device=disk, compression="off")
     write_some(sr, 8, content=b"a block to find again".ljust(4096, b".") * 256)
@@ -98,7 +98,7 @@ def test_suspended_pool_hangs_no_verb(bench: Bench) -> None:
     key = call("Volume.create", sr=sr, name="before", description="", size=GIB, sharable=False)["key"]
     disk.fail()
     began = time.monotonic()
-    # The first to write finds a pool that does not know yet that it is ill.
+    # At the first write the pool has not noticed the failure yet.
     with pytest.raises(VerbError) as caught:
         call("Volume.set_name", sr=sr, key=key, new_name="after")
     assert state_of(sr) == "SUSPENDED"
@@ -136,6 +136,6 @@ def test_suspended_pool_hangs_no_verb(bench: Bench) -> None:
 
 
 def tune(parameter: str, value: str) -> None:
-    """A parameter of the zfs kernel module."""
+    """Sets a parameter of the zfs kernel module."""
     with open(f"/sys/module/zfs/parameters/{parameter}", "w") as file:
         file.write(value)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Random sequences of verbs, killed verbs and writes, on real ZFS and on the model: after each step, both are the same.
 
-ZFSVOL_STEPS chooses how many steps there are, about. A failure is shrunk and printed as a script of verbs, with a line
+ZFSVOL_STEPS sets the approximate number of steps. A failure is shrunk and printed as a script of verbs, with a line
 that reproduces it.
 """
 
@@ -27,7 +27,7 @@ from zfsvol.zfs import pool
 
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
 STEPS_EACH = 30
-# Hypothesis begins with some that have hardly a step.
+# Hypothesis begins with examples of very few steps.
 SHORT = 12
 BLOCK = 16384
 MOST = 10
@@ -39,21 +39,21 @@ ANY = strategies.integers(0, 99)
 
 @pytest.fixture
 def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in use is refused without the wait for it to become idle."""
+    """Removes the wait for a device in use to become idle."""
     monkeypatch.setattr(pool, "_BUSY_LIMIT", 0.2)
     monkeypatch.setattr(pool, "_BUSY_PAUSE", 0.01)
 
 
 @pytest.fixture
 def nodes_without_udev() -> "Iterator[None]":
-    """udev does not look into the many zvols that come and go: it would keep them busy."""
+    """Stops udev from opening new zvols, which would keep them busy."""
     udevadm("control", "--stop-exec-queue")
     yield
     udevadm("control", "--start-exec-queue")
 
 
 class Volumes(RuleBasedStateMachine):
-    """The driver and the model side by side: what is common to machines, which have the rules."""
+    """The driver and the model side by side: the base of the state machines, which add the rules."""
 
     sr = ""  # set by the test: one for all examples
 
@@ -65,13 +65,13 @@ class Volumes(RuleBasedStateMachine):
         self.steps = 0
 
     def any_vdi(self, which: int) -> str:
-        """One of those there are, or the last that was destroyed."""
+        """One of the VDIs, or the last one destroyed."""
         there = [key for key in self.made if key in self.model.vdis]
         candidates = there + [key for key in self.made if key not in self.model.vdis][-1:]
         return candidates[which % len(candidates)]
 
     def any_of(self, which: int, *, snapshots: bool) -> str:
-        """One of the snapshots, or of the disks, that there are."""
+        """One of the snapshots, or of the disks."""
         found = [key for key in self.made if key in self.model.vdis and self.model.vdis[key].is_snapshot == snapshots]
         return found[which % len(found)]
 
@@ -82,11 +82,11 @@ class Volumes(RuleBasedStateMachine):
         return f"{self.sr}/{key}"
 
     def name(self, key: str) -> str:
-        """As a script would call it."""
+        """The VDI's name in a printed script."""
         return self.names.setdefault(key, f"v{len(self.names) + 1}")
 
     def verb(self, verb: str, **arguments: Any) -> None:
-        """Carries out a verb here and there; what one refuses the other must refuse, with the same code."""
+        """Runs a verb on the driver and the model; both must refuse the same, with the same code."""
         shown = ", ".join(
             f"{name}={self.name(value) if name in ('key', 'snapshot') else repr(value)[:60]}"
             for name, value in arguments.items()
@@ -108,7 +108,7 @@ class Volumes(RuleBasedStateMachine):
         self.model.carry_out(verb, answer, **arguments)
 
     def teardown(self) -> None:
-        # The clone-on-boot keys lead from one to the next.
+        # The clone-on-boot keys lead from one VDI to the next.
         try:
             for key in sorted(self.model.vdis):
                 call_inside("Volume.destroy", sr=self.sr, key=key)
@@ -120,7 +120,7 @@ class Volumes(RuleBasedStateMachine):
 
 
 class Families(Volumes):
-    """All that can be done with Volume verbs."""
+    """Everything that Volume verbs can do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Families(Volumes):
     @precondition(lambda self: self.made)
     @rule(which=ANY, to=ANY)
     def revert_any(self, which: int, to: int) -> None:
-        """Refused but for one in four."""
+        """Three in four are refused."""
         self.verb("Volume.revert", snapshot=self.any_vdi(to), key=self.any_vdi(which))
 
     @precondition(lambda self: self.made)
@@ -162,7 +162,7 @@ class Families(Volumes):
     @precondition(lambda self: self.made)
     @rule(which=ANY, what=ANY, to=ANY)
     def change(self, which: int, what: int, to: int) -> None:
-        """A name, a description or a key."""
+        """Changes a name, a description or a key."""
         text = TEXTS[to % len(TEXTS)]
         verbs = [
             ("Volume.set_name", {"new_name": text}),
@@ -215,7 +215,7 @@ class Families(Volumes):
         after=strategies.booleans(),
     )
     def kill(self, which: int, to: int, verb: str, border: int, after: bool) -> None:
-        """A verb that dies before or after one of its children: at once, it has happened or has not."""
+        """Kills a verb before or after one of its children: it has happened completely or not at all."""
         arguments = {"key": self.any_vdi(which)}
         if verb == "Volume.revert":
             arguments["snapshot"] = self.any_vdi(to)
@@ -236,7 +236,7 @@ class Families(Volumes):
         assert call_inside("SR.attach", configuration={"sr_uuid": self.sr[-36:]}) == self.sr
 
     def look(self, *, into: bool = True) -> "Dict[str, Any]":
-        """What there is, as Model.summary has it; without contents unless it is to look `into` the VDIs."""
+        """The driver's state in the form of Model.summary; with the VDIs' contents only if `into`."""
         records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
         if not into:
             return {key: observed(record, None) for key, record in records.items()}
@@ -260,12 +260,12 @@ class Families(Volumes):
 
 
 def check(sr: str) -> None:
-    """Nothing is half done, nothing is there that nobody needs."""
+    """Checks that nothing is half done and nothing unneeded remains."""
     assert [finding.text for finding in repair.inspect(family.read(SR(sr)))] == []
 
 
 def run_machine(machine: "Type[Volumes]", steps: int, each: int) -> None:
-    """As many examples of `each` steps as make up `steps`, about."""
+    """Runs examples of `each` steps, about `steps` in all."""
     run_state_machine_as_test(
         machine,
         settings=settings(

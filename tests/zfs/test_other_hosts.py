@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""SRs that another host has left, whole or not: what SR.probe tells of them, and how they are attached here."""
+"""SRs that another host left behind, whole or not: how SR.probe reports them, and how they are attached here."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ HOSTID = Path("/etc/hostid")
 
 @contextmanager
 def host(number: int) -> "Iterator[None]":
-    """Meanwhile the host has the id `number`; 0: none."""
+    """Within the `with` this host has the id `number`; 0: none."""
     before = HOSTID.read_bytes() if HOSTID.exists() else None
     try:
         HOSTID.unlink() if before is not None and number == 0 else None
@@ -33,10 +33,10 @@ def host(number: int) -> "Iterator[None]":
 
 
 class Dead:
-    """An SR that was attached when its host died. Its disks are here, as they were then."""
+    """An SR that was attached when its host died. Its disks are here, in the state of that moment."""
 
     def __init__(self, bench: Bench, *, number: int, words: str = "", zpool: bool = False) -> None:
-        """`number`: the id of that host. `words`: of `vdev=`, or of `zpool create`, with disks as %d."""
+        """`number`: that host's id. `words`: those of `vdev=` or `zpool create`, with %d for disks."""
         self.disks = bench.disks(1 + words.count("%d") if not words else words.count("%d"), SIZE)
         layout = words
         for disk in self.disks:
@@ -66,7 +66,7 @@ class Dead:
         assert self.pool not in pools()
 
     def require_attached(self, **configuration: str) -> None:
-        """SR.attach with this device-config finds it, with what it held."""
+        """Checks that SR.attach with this device-config finds it with its content."""
         assert call_inside("SR.attach", configuration=configuration) == self.sr
         assert [record["key"] for record in call_inside("SR.ls", sr=self.sr)] == [self.key]
 
@@ -118,7 +118,7 @@ class TestDead:
         dead.require_attached(vdev=vdev, **{"force-import": "true"})
 
     def test_whose_host_had_no_id(self, bench: Bench) -> None:
-        """The driver gives each host one before it makes or imports a pool."""
+        """The driver gives each host an id before it makes or imports a pool."""
         with host(0x2222BBBB):
             dead = Dead(bench, number=0)
             assert "another host" in refused(IN_USE, device=dead.disks[0])
@@ -126,7 +126,7 @@ class TestDead:
 
 class TestMissing:
     def test_a_log_device_is_named(self, bench: Bench) -> None:
-        """Without it, what was written in the last seconds may be lost: nobody takes that for granted."""
+        """Without it, the writes of the last seconds may be lost, so only a person may decide that."""
         disk, log = bench.disks(2, SIZE)
         configuration = call_inside(
             "SR.create", uuid=new_uuid(), configuration={"vdev": f"{disk} log {log}"}, name="precious", description=""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Verbs as commands for people, and what they leave in the log."""
+"""Verbs as commands for people, and their lines in the log."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STAND_IN = str(client.CHECKOUT / "tests" / "fakes" / "xapi_storage")
 
 
 def command_line(verb: str, *words: str, library: bool = True) -> "subprocess.CompletedProcess[str]":
-    """A verb without --json, as static-vdis calls it. The genuine library is used where it is installed."""
+    """Runs a verb without --json, as static-vdis calls it. Uses the genuine library if it is installed."""
     env = client.environment()
     if library and subprocess.run(["/usr/bin/python3", "-c", "import xapi.storage.api.v5.volume"]).returncode:
         env["PYTHONPATH"] += ":" + STAND_IN
@@ -30,8 +30,10 @@ def command_line(verb: str, *words: str, library: bool = True) -> "subprocess.Co
 
 
 def test_static_vdis(bench: Bench) -> None:
-    """What static-vdis does to remember a disk (SR.attach with the PBD's device-config, Volume.stat), and at boot."""
-    assert "VDI_ATTACH_OFFLINE" in call("Plugin.Query")["features"]  # or xapi's goes another way
+    """The calls of static-vdis to remember a disk (SR.attach by the PBD's device-config, Volume.stat) and at boot."""
+    assert (
+        "VDI_ATTACH_OFFLINE" in call("Plugin.Query")["features"]
+    )  # or xapi's static-vdis uses the old storage manager
     sr = bench.sr()
     key = call("Volume.create", sr=sr, name="state file", description="", size=1, sharable=True)["key"]
     call("SR.detach", sr=sr)
@@ -40,7 +42,7 @@ def test_static_vdis(bench: Bench) -> None:
     done = command_line("Volume.stat", sr, key)
     remembered = json.loads(done.stdout)
     assert remembered == call("Volume.stat", sr=sr, key=key)
-    # The host has booted, without xapi: nothing is attached.
+    # The host has booted, xapi does not run yet: nothing is attached.
     call("SR.detach", sr=sr)
     command_line("SR.attach", "--configuration", "device", "/dev/any", "--configuration", "sr_uuid", sr[3:])
     uri = remembered["uri"][0]
@@ -56,7 +58,7 @@ def test_static_vdis(bench: Bench) -> None:
 
 
 def test_every_verb_through_the_library(bench: Bench) -> None:
-    """An SR's life by hand: the library's dispatchers check each verb's arguments and what it answers."""
+    """An SR's life by hand: the library's dispatchers check each verb's arguments and result."""
     done = set()
 
     def by_hand(verb: str, *words: str) -> Any:
@@ -129,7 +131,7 @@ def test_without_the_library() -> None:
 
 class TestLog:
     def read(self, tmp_path: Path, verb: str, **arguments: str) -> "list[str]":
-        """Runs a verb whose /dev/log is a socket of ours; what came there."""
+        """Runs a verb whose /dev/log is a socket of the test; returns the messages."""
         path = tmp_path / "log"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
             log.bind(str(path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""An SR is never confused with a copy of it, with a pool of the same name, or with one that a guest has written."""
+"""An SR is never confused with its copy, with a pool of the same name, or with one that a guest wrote."""
 
 import os
 from pathlib import Path
@@ -91,7 +91,7 @@ class TestGuestsPool:
             assert pools() == before
 
     def test_named_like_the_administrators(self, bench: Bench, guest: str, tmp_path: Path) -> None:
-        """Nothing of it is mounted, either."""
+        """Nothing of the guest's pool is mounted, either."""
         bench.pool()
         configuration = create(zpool="tank")
         run("zpool", "export", "tank")
@@ -132,7 +132,7 @@ class TestTwoPoolsOfOneName:
             call_inside("SR.detach", sr=sr)
 
     def test_each_is_found_by_its_disk(self, bench: Bench) -> None:
-        """As a PBD has it that a person has made, or an older driver."""
+        """By the device-config of a PBD made by a person or by an older driver."""
         for configuration, name in zip(self.two(bench), ("old", "new")):
             without_guid = {key: value for key, value in configuration.items() if key != "pool-guid"}
             for given in ({"device": configuration["device"]}, without_guid):
@@ -173,7 +173,7 @@ class TestCopy:
         bench.mine.discard("backup")
 
     def copied(self, bench: Bench, sr: str, to: str = "") -> str:
-        """By zfs send -R to another pool."""
+        """Copies the SR by zfs send -R to another pool."""
         bench.pool(bench.disk(), name="backup")
         to = to or "backup/" + sr.rpartition("/")[2]
         run("zfs", "snapshot", "-r", f"{sr}@copy")
@@ -185,7 +185,7 @@ class TestCopy:
         copy = self.copied(bench, original)
         sentence = refused("SR.attach", IN_USE, configuration={"zpool": "backup", "sr_uuid": original[-36:]})
         assert original in sentence
-        # When that is detached, either can be attached: the other is refused then.
+        # When that is detached, either can be attached; then the other is refused.
         call_inside("SR.detach", sr=original)
         assert attach({"zpool": "backup", "sr_uuid": original[-36:]}) == copy
         assert copy in refused("SR.attach", IN_USE, configuration={"zpool": "tank", "sr_uuid": original[-36:]})
@@ -193,7 +193,7 @@ class TestCopy:
         assert attach({"zpool": "tank", "sr_uuid": original[-36:]}) == original
 
     def test_has_records_of_its_own(self, bench: Bench, original: str) -> None:
-        """A VM keeps its disk, whatever is done with a copy."""
+        """A VM keeps its disk, whatever happens to a copy."""
         copy = self.copied(bench, original)
         key = next(record["key"] for record in call_inside("SR.ls", sr=original) if record["name"] == "precious")
         uri = f"zvol://{original}/{key}"
@@ -230,14 +230,14 @@ class TestCopy:
                 assert same[name] == record[name]
             known = {one["key"]: identity.derived(new[-36:], one["key"]) for one in before}
             keys = {k: known.get(v, v) for k, v in record["keys"].items()}
-            # Of a disk that is gone nobody knows that it was one.
+            # Only keys that name existing disks: nobody can tell that a value named a disk that is gone.
             assert {k: v for k, v in same["keys"].items() if v in known.values()} == {
                 k: v for k, v in keys.items() if v in known.values()
             }
         call_inside("SR.detach", sr=new)
 
     def test_an_identity_is_gone_on_with(self, bench: Bench, original: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Killed between any two of its steps."""
+        """It is killed between any two of its steps, and a repetition continues."""
         copy = self.copied(bench, original)
         rename = changes.rename
         allowed = left = 0
@@ -287,7 +287,7 @@ class TestCopy:
 
 
 class TestOthersMeanwhile:
-    """A pool that comes or goes while it is looked for is found all the same."""
+    """A pool that comes or goes during a search is found nevertheless."""
 
     @pytest.mark.parametrize("verb", ["SR.probe", "SR.attach"])
     @pytest.mark.parametrize("by", ["attach", "look", "the end of a look"])
@@ -301,7 +301,7 @@ class TestOthersMeanwhile:
         done: "list[str]" = []
 
         def importable(devices: "list[str]") -> "list[Any]":
-            """Before the first search somebody else imports the pool; a look ends after it."""
+            """Another process imports the pool before the first search; a look ends after it."""
             if done:
                 return search(devices)
             done.append(by)
@@ -312,7 +312,7 @@ class TestOthersMeanwhile:
             if by == "look":
                 zpools.import_to_look(guid, devices, force=False)
             found = search(devices)
-            run("zpool", "export", f"zfs-vol-probe-{guid}")  # without a word: it was noted before
+            run("zpool", "export", f"zfs-vol-probe-{guid}")  # not noted now: the change was noted before
             if by == "look":
                 lock.note_change()
             return found
@@ -334,7 +334,7 @@ class TestAttach:
         assert not os.path.ismount(str(tmp_path / "mnt"))
 
     def test_mounts_the_administrators_pool(self, bench: Bench, tmp_path: Path) -> None:
-        """A file system that cannot be mounted is no obstacle."""
+        """A file system that cannot be mounted does not prevent it."""
         disk = bench.disk()
         run("zpool", "create", "-m", str(tmp_path / "mnt"), "tank", disk)
         run("zfs", "create", "-o", "overlay=off", "tank/b")
@@ -353,7 +353,7 @@ class TestAttach:
         sr = attach(configuration)
         key = volume(sr)
         run("zfs", "set", "readonly=on", "tank")
-        # What was attached before: a VM may read.
+        # It was attached before: a VM may read.
         uri = f"zvol://{sr}/{key}"
         call_inside("Datapath.attach", uri=uri, domain="u0_a")
         call_inside("Datapath.activate", uri=uri, domain="u0_a")
@@ -383,7 +383,7 @@ class TestAttach:
         assert not list(Path(SR(sr).directory).glob("*.json"))
 
     def test_a_look_that_was_killed_and_is_busy(self, bench: Bench) -> None:
-        """It stops nobody else."""
+        """It does not stop other verbs."""
         first, second = create(device=bench.disk()), create(device=bench.disk())
         for configuration in (first, second):
             call_inside("SR.detach", sr="sr-" + configuration["sr_uuid"])
@@ -392,13 +392,13 @@ class TestAttach:
         run("zpool", "import", "-N", "-t", "-o", "readonly=on", "-d", first["device"], guid, name)
         run("zfs", "set", "volmode=dev", name, check=False)
         assert attach(second) == "sr-" + second["sr_uuid"]
-        # The pool itself is taken over by its own SR.
+        # Its own SR takes the pool over.
         assert attach(first) == "sr-" + first["sr_uuid"]
         assert name not in pools()
 
     @pytest.mark.parametrize("value", ["none", "dev", "default"])
     def test_volmode_that_a_person_has_set(self, bench: Bench, value: str) -> None:
-        """Nobody waits for the nodes of eight disks, one after the other."""
+        """No verb waits for the nodes of eight disks, one after the other."""
         sr = bench.sr()
         for key in [volume(sr) for _ in range(8)]:
             run("zfs", "set", f"volmode={value}", f"{sr}/{key}")
@@ -464,7 +464,7 @@ class TestCreate:
         assert "load-key" in refused("SR.create", UNAVAILABLE, uuid=new_uuid(), **arguments)
 
     def test_inherited_snapdev(self, bench: Bench) -> None:
-        """No node appears for a snapshot."""
+        """Snapshots get no nodes."""
         bench.pool()
         run("zfs", "set", "snapdev=visible", "tank")
         sr = attach(create(zpool="tank"))
@@ -480,7 +480,7 @@ class TestDestroy:
     @pytest.mark.parametrize("verb", ["SR.detach", "SR.destroy"])
     @pytest.mark.parametrize("has_snapshot", [True, False], ids=["with a snapshot", "alone"])
     def test_a_disk_that_the_kernel_holds(self, bench: Bench, verb: str, has_snapshot: bool) -> None:
-        """No process has it open, so /proc does not tell; and nothing is destroyed where not all can be."""
+        """No process has it open, so /proc does not show it. Nothing is destroyed unless all can be."""
         sr = bench.sr()
         disk = volume(sr)
         volume(sr, "other")
@@ -491,14 +491,14 @@ class TestDestroy:
             run("dmsetup", "create", "--noudevsync", "zfsvolheld", "-r", "--table", table)
             before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr)
             try:
-                # In these words: what is open was known, and nobody had to be refused by ZFS.
+                # These words show that the check found what is open, before ZFS refused anything.
                 assert f"These are open: {disk}" in refused(verb, IN_USE, sr=sr)
                 assert run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr) == before
             finally:
                 run("dmsetup", "remove", "--noudevsync", "zfsvolheld")
 
     def test_held_by_the_kernel(self, bench: Bench) -> None:
-        """Nothing is destroyed where not all can be: a snapshot's device is held, which no process has open."""
+        """Nothing is destroyed unless all can be: the kernel holds a snapshot's device, which no process has open."""
         bench.pool()
         sr = attach(create(zpool="tank"))
         disk, other = volume(sr), volume(sr, "other")
@@ -523,7 +523,7 @@ class TestDestroy:
 
 @pytest.mark.parametrize("size", [GIB])
 def test_values_that_a_person_has_set(bench: Bench, size: int) -> None:
-    """Each is taken in the forms that ZFS takes, or refused in a sentence."""
+    """Each is accepted in ZFS's formats, or refused with a sentence."""
     sr = bench.sr()
     arguments = {"sr": sr, "name": "n", "description": "", "size": size, "sharable": False}
     for value in ("16K", "16384", "64k", "32KiB"):

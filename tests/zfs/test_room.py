@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""An SR that has reached its quota: what has been decided needs no room, and one disk hinders no other."""
+"""An SR that has reached its quota: a change once made can be finished without space, and no disk stops another."""
 
 import os
 import time
@@ -12,13 +12,13 @@ from tests.zfs.conftest import MIB, Bench, device_node, run
 from zfsvol.repository import lineage
 from zfsvol.zfs.pool import Missing
 
-LIMIT = 8  # seconds: nobody waits for room that does not come
+LIMIT = 8  # seconds: no verb waits for space that does not come
 
 Full = Tuple[str, str, str]
 
 
 def write(zvol: str, size: int) -> None:
-    """Bytes that do not compress, as far as there is room."""
+    """Writes incompressible bytes as long as there is space."""
     with device_node(zvol) as node:
         descriptor = os.open(node, os.O_RDWR)
         try:
@@ -63,7 +63,7 @@ def test_destroy(full: Full) -> None:
 
 
 def test_revert(full: Full) -> None:
-    """Done, or refused with nothing changed; never in between."""
+    """It is done, or refused with nothing changed; never half done."""
     sr, disk, taken = full
     before = call_inside("SR.ls", sr=sr)
     began = time.monotonic()
@@ -80,7 +80,7 @@ def test_revert(full: Full) -> None:
 
 
 class TestOneDiskThatCannotBeFinished:
-    """The renames after a revert fail, for whatever reason: the disk is reverted, and nobody else notices."""
+    """The renames after a revert fail: the disk is reverted nevertheless, and no other disk is affected."""
 
     @pytest.fixture
     def stuck(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Full]":
@@ -113,13 +113,13 @@ class TestOneDiskThatCannotBeFinished:
             kind, text = call_inside("SR.stat", sr=sr)["health"]
             assert kind == "Healthy"
             assert disk in text
-            # SR.attach cannot finish it, either, and attaches all the same.
+            # SR.attach cannot finish it, either, but attaches the SR.
             began = time.monotonic()
             assert call_inside("SR.attach", configuration={"sr_uuid": sr[3:]}) == sr
             assert time.monotonic() - began < LIMIT
 
     def test_the_disk_itself(self, stuck: Full) -> None:
-        """What needs its zvol by its name says why it cannot; all else works."""
+        """Verbs that need the zvol's own name say why they fail; all others work."""
         sr, disk, taken = stuck
         call_inside("Volume.set_name", sr=sr, key=disk, new_name="renamed")
         made = call_inside("Volume.snapshot", sr=sr, key=disk)["key"]

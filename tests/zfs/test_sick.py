@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A disk that does not answer while its pool still says ONLINE: nothing hangs for long, and no other SR notices."""
+"""A disk hangs while its pool still says ONLINE: no verb hangs for long, and no other SR is affected."""
 
 from contextlib import contextmanager
 import time
@@ -15,7 +15,7 @@ from zfsvol.host import command, lock
 from zfsvol.repository import sr as srs
 from zfsvol.zfs import pool
 
-LIMIT = 20  # seconds in which the lab answers whatever does not hang
+LIMIT = 20  # seconds in which any verb that does not hang answers in the lab
 
 Sick = Tuple[str, Disk, str]
 
@@ -27,7 +27,7 @@ def new_volume(sr: str) -> str:
 
 @pytest.fixture
 def sick(bench: Bench) -> "Iterator[Sick]":
-    """An SR, its disk, which the test makes hang, and a VDI."""
+    """An SR, its disk, which tests make hang, and a VDI."""
     disk = bench.faulty_disk()
     sr = bench.sr(device=disk.path)
     yield sr, disk, new_volume(sr)
@@ -43,7 +43,7 @@ def in_time() -> "Iterator[None]":
 
 
 def call(verb: str, **arguments: Any) -> Any:
-    """In a process of its own, and in time."""
+    """Runs a verb in a process of its own; checks that it answers in time."""
     with in_time():
         return client.call(verb, **arguments)
 
@@ -74,11 +74,11 @@ def test_others_go_on(bench: Bench, sick: Sick) -> None:
         assert call("SR.stat", sr=well)["health"] == ["Healthy", "ONLINE"]
         made = call("Volume.create", sr=well, name="n", description="", size=MIB, sharable=False)
         call("Volume.destroy", sr=well, key=made["key"])
-        # The other one is looked for among all disks.
+        # The search for the other SR covers all disks.
         assert call("SR.attach", configuration={"sr_uuid": other["sr_uuid"]}) == "sr-" + other["sr_uuid"]
         call("SR.detach", sr="sr-" + other["sr_uuid"])
         assert other["sr_uuid"] in probed()
-        # And of the sick one, whatever needs no disk is told.
+        # Verbs on the sick SR that need no disk answer, too.
         assert call("Volume.stat", sr=sr, key=key)["key"] == key
         assert [record["key"] for record in call("SR.ls", sr=sr)] == [key]
         assert call("SR.stat", sr=sr)["uuid"] == sr[3:]
@@ -92,7 +92,7 @@ def test_others_go_on(bench: Bench, sick: Sick) -> None:
 
 
 def test_a_child_that_cannot_be_killed(sick: Sick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is left behind with the SR's lock, which the next verb finds taken: the same, by whatever name."""
+    """It is left behind with the SR's lock, and the next verb finds the lock held."""
     sr, disk, key = sick
     monkeypatch.setattr(pool, "WRITE_LIMIT", 2)
     disk.hang()
@@ -109,7 +109,7 @@ def test_a_child_that_cannot_be_killed(sick: Sick, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_child_of_a_thread() -> None:
-    """A resident service runs commands from threads, where there are no signals."""
+    """A resident service would run commands in threads, which get no signals."""
     import threading
 
     said = []
@@ -129,7 +129,7 @@ def test_a_child_of_a_thread() -> None:
 
 
 def test_a_stream() -> None:
-    """Its output comes as it is made, is never held whole, and its end is looked at."""
+    """The output arrives as it is written, is never held in memory as a whole, and the exit status is checked."""
     child = command.Child(["sh", "-c", "head -c 300000000 /dev/zero; echo why >&2; exit 3"])
     sizes: "List[int]" = []
     with pytest.raises(command.CommandFailed, match="why"):

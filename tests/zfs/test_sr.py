@@ -11,7 +11,7 @@ from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_sta
 
 
 def create(configuration: "dict[str, str]", name: str = "an SR", description: str = "of a test") -> "tuple[str, Any]":
-    """SR.create as xapi calls it: the uuid and the device-config to attach with."""
+    """Runs SR.create as xapi does; returns the uuid and the device-config for SR.attach."""
     uuid = new_uuid()
     answer = call_inside("SR.create", uuid=uuid, configuration=configuration, name=name, description=description)
     assert answer["sr_uuid"] == uuid
@@ -29,7 +29,7 @@ def pool_value(pool: str, name: str) -> str:
 
 
 def fill(sr: str, number: int = 1) -> "list[str]":
-    """Volumes in the SR; their uuids."""
+    """Makes volumes in the SR; returns their uuids."""
     return [
         call_inside("Volume.create", sr=sr, name=f"disk {i}", description="", size=GIB, sharable=False)["key"]
         for i in range(number)
@@ -211,7 +211,7 @@ class TestInAPool:
 class TestCapacity:
     @pytest.mark.parametrize("words", ["raidz1 {} {} {}", "mirror {} {}"])
     def test_parity_is_not_capacity(self, bench: Bench, words: str) -> None:
-        """What SR.stat calls free can be filled, but for metadata, with incompressible data."""
+        """The free space of SR.stat can be filled with incompressible data, except for metadata."""
         sr = bench.sr(vdev=words.format(*bench.disks(words.count("{}"), 96 * MIB)), compression="off")
         free = call_inside("SR.stat", sr=sr)["free_space"]
         size = free * 8 // 10 // (2 * MIB) * 2 * MIB
@@ -245,7 +245,7 @@ class TestAttachAndDetach:
         call("SR.detach", sr=sr)
 
     def test_forget_and_introduce_by_device(self, bench: Bench) -> None:
-        """An administrator who kept nothing but the disk writes device-config:device and no sr_uuid."""
+        """An administrator who has only the disk writes device-config:device and no sr_uuid."""
         disk = bench.disk()
         sr = bench.sr(device=disk)
         found = fill(sr)

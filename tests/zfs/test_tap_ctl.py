@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""tap-ctl and tapdisk behave as the driver takes them to: the stand-ins, and on a host with Xen the genuine ones.
+"""tap-ctl and tapdisk behave as the driver expects: the stand-ins, and on a host with Xen the genuine ones.
 
-The genuine ones of blktap 4.0.8 were measured; a difference on a host is news about its version, and the stand-in is to
-follow.
+blktap 4.0.8 was measured. If a host's version behaves differently, the stand-in must follow.
 """
 
 import os
@@ -26,7 +25,7 @@ only_stand_in = pytest.mark.skipif(blktap.GENUINE, reason="the genuine tap-ctl d
 
 
 class Tapdisk:
-    """A tapdisk, and a minor that is allocated for it."""
+    """A tapdisk, and a minor allocated for it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -42,7 +41,7 @@ class Tapdisk:
         return blktap.tap_ctl(*filled)
 
     def does(self, words: str) -> str:
-        """The same, which must succeed."""
+        """As `ctl`, but it must succeed."""
         status, output = self.ctl(words)
         assert status == 0, (words, status, output)
         return output
@@ -54,7 +53,7 @@ class Tapdisk:
         self.pid = int(output)
 
     def attach(self) -> None:
-        """As soon as the process listens."""
+        """Attaches as soon as the process listens."""
         wait_until(lambda: self.ctl("attach WHO")[0] == 0, "the control socket", 10)
 
     def open(self, options: str = "") -> None:
@@ -67,7 +66,7 @@ class Tapdisk:
         return str(blktap.CONTROL / f"{kind}{self.pid}.{self.minor}")
 
     def rows(self) -> "list[str]":
-        """What list tells of it, the process's own pid and minor being written as words."""
+        """Its rows in the output of list, with its pid and minor replaced by words."""
         words = {
             f"pid={self.pid}": "pid=PID",
             f"minor={self.minor}": "minor=MINOR",
@@ -87,7 +86,7 @@ class Tapdisk:
 
 @pytest.fixture(autouse=True)
 def nothing_left(bench: Bench) -> "Iterator[None]":
-    """No test may leave a process, a socket or a minor; what a failed one leaves goes before its disks."""
+    """No test may leave a process, a socket or a minor. A failed test's remains are removed before its disks."""
     assert blktap.leftovers() == []
     yield
     left = blktap.leftovers()
@@ -97,7 +96,7 @@ def nothing_left(bench: Bench) -> "Iterator[None]":
 
 @pytest.fixture
 def file(bench: Bench) -> str:
-    """A loop device: it takes what a zvol takes."""
+    """A loop device, which accepts the same as a zvol."""
     return bench.loop(SIZE)
 
 
@@ -109,7 +108,7 @@ def disk(bench: Bench) -> str:
     return zvol.node(f"{pool}/{EXPORT}")
 
 
-# --- states, and how they are left again
+# --- states and the ways out of them
 
 
 def allocated(path: str) -> Tapdisk:
@@ -152,7 +151,7 @@ def killed(path: str) -> Tapdisk:
 
 
 def ended(tapdisk: Tapdisk) -> None:
-    """Whatever became of it: afterwards there is nothing of it."""
+    """Whatever state it is in, nothing of it remains afterwards."""
     if tapdisk.is_there():
         tapdisk.ctl("close WHO")
         tapdisk.ctl("detach WHO")
@@ -165,7 +164,7 @@ def ended(tapdisk: Tapdisk) -> None:
 
 
 def remove_remains(pid: int) -> None:
-    """What a killed tapdisk leaves."""
+    """Removes what a killed tapdisk leaves."""
     for path in blktap.CONTROL.iterdir():
         if re.match(rf"(ctl|nbd[a-z-]*){pid}(\.[0-9]+)?\Z", path.name):
             path.unlink()
@@ -173,12 +172,12 @@ def remove_remains(pid: int) -> None:
         run("rm", "-r", str(path))
 
 
-# --- what is answered in which state
+# --- the answers in each state
 
 MISSING = "aio:/dev/there-is-none"
 LONG = "aio:/" + 251 * "x"
 
-# One after the other. What fails changes nothing.
+# One after the other. A command that fails changes nothing.
 MATRIX: "list[tuple[Callable[[str], Tapdisk], list[tuple[str, int]]]]" = [
     (
         allocated,
@@ -369,7 +368,7 @@ class TestProcess:
         ended(tapdisk)
 
     def test_what_it_inherits(self, file: str) -> None:
-        """Descriptors, as any child; what it starts itself has none of them."""
+        """It inherits descriptors as any child does; its own children get none of them."""
         reading, writing = os.pipe()
         tapdisk = Tapdisk(file)
         done = subprocess.run(["tap-ctl", "spawn"], stdout=subprocess.PIPE, pass_fds=[writing])
@@ -442,7 +441,7 @@ class TestData:
         assert device(disk, 0, 512) == bytes(512)
 
     def test_two_may_open_it(self, disk: str) -> None:
-        """Nothing but the driver keeps a disk from two writers."""
+        """Only the driver protects a disk from two writers."""
         first, second = opened(disk), opened(disk)
         with first.connect() as one, second.connect() as other:
             one.write(0, b"x" * 512)
@@ -488,14 +487,14 @@ class TestData:
 
 
 def device(path: str, offset: int, length: int) -> bytes:
-    """What is there, as another process sees it."""
+    """The device's content, as another process sees it."""
     with open(path, "rb", buffering=0) as opened_file:
         opened_file.seek(offset)
         return opened_file.read(length)
 
 
 def is_hidden(path: str) -> bool:
-    """Whether the node has gone; udev may look at it when it is told to."""
+    """Whether the node is gone; udev may have it open when it should go."""
     run("zfs", "set", "volmode=none", f"tank/{EXPORT}")
     return not os.path.exists(path)
 
@@ -546,7 +545,7 @@ class TestFaults:
         ended(tapdisk)
 
     def test_close_hangs(self, file: str) -> None:
-        """Before it is done; if it is killed, it never is."""
+        """It hangs before it takes effect; if it is killed, it never does."""
         tapdisk = opened(file)
         with blktap.faults({"command": "close", "hang": 1, "times": 1}):
             began = time.monotonic()
@@ -564,14 +563,14 @@ class TestFaults:
                 process.wait(1)
             if not waits:
                 process.kill()
-            # What it had open when it was asked.
+            # The device that it had open at that moment.
             assert tapdisk.rows() == ["pid=PID minor=MINOR state=0 args=aio:PATH"]
             assert process.wait(60) == (0 if waits else -signal.SIGKILL)
         wait_until(lambda: tapdisk.rows() == ["pid=PID minor=MINOR state=0x2"], "the close", 60)
         ended(tapdisk)
 
     def test_it_lingers(self, file: str) -> None:
-        """It answers, and has no image."""
+        """It answers and has no image."""
         tapdisk = closed(file)
         with blktap.faults({"command": "detach", "lingers": 60, "times": 1}):
             tapdisk.does("detach WHO")
@@ -592,7 +591,7 @@ class TestFaults:
 
 @only_stand_in
 def test_domains() -> None:
-    """dom0 and those that there are; a complaint where nobody knows."""
+    """It lists dom0 and the existing domains, or fails if nobody knows them."""
 
     def listed() -> "tuple[int, list[str], bool]":
         done = subprocess.run(

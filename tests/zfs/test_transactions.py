@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""How many transaction groups of the pool the client's sequences wait for: on a busy disk each is a second or more."""
+"""How many transaction groups the client's sequences wait for: on a busy disk each takes a second or more."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ def quiet(bench: Bench) -> "Iterator[str]":
     run("zpool", "sync", sr)
     before = _TIMEOUT.read_text()
     _TIMEOUT.write_text("600")
-    time.sleep(1.5)  # what the pool had begun with the shorter time
+    time.sleep(1.5)  # until the pool has finished a group begun with the shorter interval
     yield sr
     _TIMEOUT.write_text(before)
 
@@ -46,7 +46,7 @@ def volume(sr: str) -> str:
 
 
 def test_vdi_snapshot(quiet: str) -> None:
-    """Volume.snapshot, and what xapi sets after it (contract 3.1): four groups at most, three if it takes no second."""
+    """Volume.snapshot and the keys xapi sets afterwards (contract 3.1): at most four groups, three within a second."""
     key = volume(quiet)
     source = call_inside("Volume.stat", sr=quiet, key=key)
     groups: "List[int]" = []
@@ -82,7 +82,7 @@ def test_nothing_is_written_for_what_is_so(quiet: str) -> None:
 
 
 def test_a_quiet_pool_writes_none(quiet: str) -> None:
-    """Or the others would prove nothing."""
+    """Otherwise the other tests would prove nothing."""
     groups: "List[int]" = []
     with counted(quiet, groups):
         time.sleep(2)

@@ -86,7 +86,7 @@ class TestCreate:
         assert call("SR.ls", sr=sr) == []
 
     def test_thick_of_all_that_is_free(self, bench: Bench) -> None:
-        """The reservation holds metadata, too: SR.stat's free space itself does not fit, and that is told."""
+        """The reservation includes metadata: a disk of the whole free space does not fit, and the error says so."""
         sr = bench.sr(device=bench.disk(), provisioning="thick")
         free = call("SR.stat", sr=sr)["free_space"]
         with pytest.raises(VerbError) as caught:
@@ -105,7 +105,7 @@ class TestCreate:
             for _ in range(300):
                 call("Volume.create", sr=sr, name="", description="d" * 50000, size=1, sharable=False)
         assert caught.value.code == "SR_BACKEND_FAILURE_44"
-        # Space can always be made: destroying works on a full pool. ZFS frees it some transactions later.
+        # A destroy works even on a full pool. ZFS frees the space some transactions later.
         call("Volume.destroy", sr=sr, key=key)
         wait_until(lambda: call("SR.stat", sr=sr)["free_space"] > 32 * MIB, "the destroyed disk's space")
         run("zpool", "sync", sr)
@@ -139,7 +139,7 @@ class TestTexts:
         assert text not in call("Volume.stat", sr=sr, key=key)["keys"]
 
     def test_longest(self, sr: str, new_volume: Maker) -> None:
-        """What fits is stored whole, for each of several texts at once; one byte more changes nothing."""
+        """Several texts of the maximum length are stored completely; one byte more is refused and changes nothing."""
         key = new_volume()["key"]
         longest = "x" * (128000 - 4)
         call("Volume.set_name", sr=sr, key=key, new_name=longest)
@@ -156,7 +156,7 @@ class TestTexts:
         assert call("SR.ls", sr=sr) == []
 
     def test_set_by_hand(self, sr: str, new_volume: Maker) -> None:
-        """An administrator may name a disk with `zfs set`, and other programs may keep properties of their own."""
+        """An administrator may name a disk with `zfs set`, and other programs may set their own properties."""
         key = new_volume()["key"]
         run("zfs", "set", "zfsvol:name=by hand", "com.example:note=a\tb\nzfsvol:description\tspoofed\nc", f"{sr}/{key}")
         read = call("Volume.stat", sr=sr, key=key)
@@ -257,5 +257,5 @@ class TestUnknown:
 
 @pytest.fixture
 def sr(emptied_sr: str) -> str:
-    """One for all tests here."""
+    """One SR for all tests here."""
     return emptied_sr
