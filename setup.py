@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Installs the library. The executables and everything else a host needs are the RPM's business."""
+"""Installs the library. The RPM installs the executables and everything else that a host needs."""
 
 from pathlib import Path
 import re

@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -S
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Every verb of the volume plugin is a link to this file; the name it is called by says which.
+"""Every verb of the volume plugin is a link to this file and is selected by the link's name.
 
-With -S Python starts in about half the time, and is not told where libraries are.
+With -S Python starts in about half the time, but does not know where libraries are.
 """
 
 import sys
