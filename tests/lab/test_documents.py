@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What lab/README.md and benchmarks/README.md tell people to run does what they say; what takes long is shortened."""
+"""The commands in lab/README.md and benchmarks/README.md do what these say; slow ones are shortened."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ LIMIT = 900  # seconds
 
 
 def examples(document: str, beginning: str) -> "List[str]":
-    """The lines of the first indented block that begins so, without their comments."""
+    """The lines of the first indented block with this beginning, without comments."""
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", (CHECKOUT / document).read_text(), re.MULTILINE)
     block = next(block for block in blocks if block.strip().startswith(beginning))
     return [re.sub(r" +# .*", "", line.strip()) for line in block.splitlines() if line]
 
 
 def shell(script: str, **variables: str) -> str:
-    """A script as a person gives it to a shell in the checkout; its output."""
+    """Runs a script in a shell in the checkout, as a person does; returns its output."""
     environment = {**os.environ, "ZFSVOL_LAB_ZFS": ZFS, **variables}
     done = subprocess.run(
         ["bash", "-ec", script], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=LIMIT
@@ -31,7 +31,7 @@ def shell(script: str, **variables: str) -> str:
 
 
 def own(line: str) -> str:
-    """The line with guests of this test's own, on its version of OpenZFS."""
+    """The line with names of the test's own guests, and with its version of OpenZFS."""
     line = re.sub(r"--name ([a-z]+)", rf"--name documents-{os.getpid()}-\1", line)
     return re.sub(r"^lab/vm( start)?(?= --)", rf"lab/vm\1 --zfs {ZFS}", line)
 

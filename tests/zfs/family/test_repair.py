@@ -98,7 +98,7 @@ def destroyed_with_reservation(sr: str, members: Members) -> str:
 def destroyed_and_not_rolled_back(sr: str, members: Members) -> str:
     """Nothing of the driver's leads to it."""
     run("zfs", "set", "zfsvol:removed=20260101T00:00:00Z", f"{sr}/{members.disk}")
-    return f"{members.disk} is removed and takes"
+    return f"{members.disk} is removed and holds"
 
 
 def removed_but_needed_by_nobody(sr: str, members: Members) -> str:
