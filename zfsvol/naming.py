@@ -123,7 +123,7 @@ def revert_name(uuid: str) -> str:
 
 
 def reverted(name: str) -> "str | None":
-    """The VDI whose zvol the zvol of this name is to replace; None for all other names."""
+    """The VDI whose zvol a zvol of this name is to replace; None for all other names."""
     uuid = name[len(_REVERT) :]
     return uuid if name.startswith(_REVERT) and is_uuid(uuid) else None
 

@@ -253,7 +253,7 @@ def addressed(record: Record, domain: str) -> "list[str]":
 
 
 def drop_dead(record: Record) -> None:
-    """Ends the leases of a dead tapdisk's users and detaches VMs that are gone. Slow. Raises as `deactivate`."""
+    """Ends the leases of a dead tapdisk's users and detaches VMs that are gone. May be slow. Raises as `deactivate`."""
     drop_served_by_dead(record)
     for domain in addressed(record, ""):
         _detach_vanished(record, domain)
