@@ -8,10 +8,12 @@ from typing import Any, Callable
 import pytest
 
 from tests import client
-from tests.client import VerbError, call, new_uuid, start
-from tests.zfs.conftest import GIB, Bench, pools
+from tests.client import VerbError, call, call_inside, new_uuid, start
+from tests.zfs.conftest import GIB, Bench, pools, wait_until
 from zfsvol.errors import LockTimeout
 from zfsvol.host import lock
+from zfsvol.repository.record import Locked
+from zfsvol.repository.sr import ALONE, SR
 
 
 def all_at_once(calls: "list[tuple[str, dict[str, Any]]]") -> "list[Any]":
@@ -110,6 +112,46 @@ def test_detach_among_other_verbs(bench: Bench) -> None:
             made.add(answer["key"])
     call("SR.attach", configuration={"sr_uuid": sr[3:]})
     assert {volume["key"] for volume in call("SR.ls", sr=sr)} == made
+
+
+@pytest.mark.parametrize("verb", ["Volume.destroy", "Volume.revert"])
+def test_a_temporary_that_another_verb_has(
+    sr: str, new_volume: "Callable[..., dict[str, Any]]", monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Whoever waits for the lock of a clone-on-boot disk does not have the SR's: others wait for that meanwhile."""
+    monkeypatch.setattr(lock, "SR_LIMIT", 5)
+    disk = new_volume()["key"]
+    taken = call_inside("Volume.snapshot", sr=sr, key=disk)["key"]
+    temporary = call_inside("Volume.clone", sr=sr, key=disk)["key"]
+    call_inside("Volume.set", sr=sr, key=disk, k="clone-on-boot", v=temporary)
+    call_inside("Datapath.attach", uri=f"zvol://{sr}/{temporary}", domain="7")
+    arguments = {"sr": sr, "key": disk, **({"snapshot": taken} if verb == "Volume.revert" else {})}
+    failed: "list[BaseException]" = []
+
+    def run_verb() -> None:
+        try:
+            call_inside(verb, **arguments)
+        except BaseException as error:  # noqa: BLE001 - the test raises it
+            failed.append(error)
+
+    thread = threading.Thread(target=run_verb)
+    with Locked(SR(sr), temporary):
+        thread.start()
+        wait_until(lambda: lock_is_wanted(f"srs/{sr}/vdi-{temporary}"), f"{verb}'s wait")
+        with SR(sr).locked(ALONE):
+            assert thread.is_alive()
+    thread.join()
+    assert failed == []
+    assert temporary not in {record["key"] for record in call_inside("SR.ls", sr=sr)}
+
+
+def lock_is_wanted(name: str) -> bool:
+    """Whether somebody holds the gate of a lock: is waiting for it."""
+    try:
+        with lock.Lock(name + ".gate", 0, queued=False):
+            return False
+    except LockTimeout:
+        return True
 
 
 class TestLock:

@@ -8,7 +8,7 @@ one transaction. So after a crash at any moment, each VDI is unchanged or change
 import time
 
 from zfsvol import log, naming, properties
-from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIUnavailable
+from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIInUse, VDIUnavailable
 from zfsvol.repository import attachment, configuration, lineage
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
@@ -153,19 +153,20 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         if record.active:  # report invalid arguments before VDIInUse
             _require_revertible(found.vdi(snapshot), found.vdi(key))
         attachment.require_idle(record, "reverted")
-        with found.locked(ALONE):
+        with _Temporary(found, key, "reverted") as temporary, found.locked(ALONE):
             # Before reading the snapshot: the rename may change the snapshot's origin.
             target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
             source = found.vdi(snapshot)
             _require_revertible(source, target)
-            with _temporary(found, target, "reverted"):
-                lineage.prepare_revert(found, source, target)
-                try:
-                    kept = lineage.remove(found, key, "replace", "reverted")
-                except StorageError:
-                    lineage.discard(found, naming.revert_name(key))
-                    raise
-                attachment.withdraw_node(record)
+            temporary.require_same()
+            lineage.prepare_revert(found, source, target)
+            try:
+                kept = lineage.remove(found, key, "replace", "reverted")
+            except StorageError:
+                lineage.discard(found, naming.revert_name(key))
+                raise
+            attachment.withdraw_node(record)
+            temporary.forget()
             # From here on the VDI has its new content, whatever happens.
             _tidy(found, key, lambda: lineage.take_place(found, key, kept))
 
@@ -195,7 +196,8 @@ def destroy(dbg: str, sr: str, key: str) -> None:
     found = srs.find(sr)
     with Locked(found, key) as record:
         attachment.require_idle(record, "destroyed")
-        with found.locked(ALONE):
+        with _Temporary(found, key, "destroyed") as temporary, found.locked(ALONE):
+            temporary.require_same()
             try:
                 kept = _removed(found, key)
             except VDIUnavailable:
@@ -203,6 +205,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
                 return
             attachment.withdraw_node(record)
             record.forget()
+            temporary.forget()
             _tidy(found, key, lambda: lineage.bury(found, kept))
             if found.may_keep:
                 _tidy(found, key, lambda: lineage.prune_graves(found))
@@ -210,40 +213,61 @@ def destroy(dbg: str, sr: str, key: str) -> None:
 
 def _removed(sr: SR, key: str) -> "dict[str, int]":
     try:
-        if not any(other != key for other in records.all_of(sr)):
-            return lineage.remove(sr, key, "remove", "destroyed")  # no need to read its keys
-        with _temporary(sr, sr.vdi(key), "destroyed"):
-            return lineage.remove(sr, key, "remove", "destroyed")
+        return lineage.remove(sr, key, "remove", "destroyed")
     except Missing:
         _renamed(sr, sr.vdi(key))
         return lineage.remove(sr, key, "remove", "destroyed")
 
 
-class _temporary:  # noqa: N801 - used as a function
-    """Removes a VDI's clone-on-boot temporary from the records; keeps it idle within the `with`."""
+class _Temporary:
+    """A VDI's clone-on-boot temporary, which goes with the VDI: idle within the `with`, where it is attached.
 
-    def __init__(self, sr: SR, vdi: VDI, done: str) -> None:
-        key = vdi.keys.get(naming.TEMPORARY, vdi.key)
-        is_attached = naming.is_uuid(key) and key != vdi.key and records.exists(sr, key)
-        # Nobody who holds a temporary's lock waits for the SR's lock and then needs this VDI's.
-        self._locked = Locked(sr, key) if is_attached else None
+    Entered before the SR's lock is taken: a verb that has the temporary's lock may wait for the SR's. Raises VDIInUse.
+    """
+
+    def __init__(self, sr: SR, key: str, done: str) -> None:
+        self._sr = sr
+        self._of = key
         self._done = done
+        self._key = ""
+        self._locked: "Locked | None" = None
 
-    def __enter__(self) -> None:
-        if self._locked is not None:
+    def _attached(self) -> str:
+        """The temporary's key; "" where there is none, or where nobody has it attached."""
+        if not any(other != self._of for other in records.all_of(self._sr)):
+            return ""  # no need to read the VDI's keys
+        try:
+            key = self._sr.vdi(self._of).keys.get(naming.TEMPORARY, self._of)
+        except VDIUnavailable:
+            return ""
+        return key if naming.is_uuid(key) and key != self._of and records.exists(self._sr, key) else ""
+
+    def __enter__(self) -> "_Temporary":  # noqa: PYI034 - Python 3.6 has no Self
+        self._key = self._attached()
+        if self._key:
+            self._locked = Locked(self._sr, self._key)
             self._record = self._locked.__enter__()
             try:
                 attachment.require_idle(self._record, self._done)
             except StorageError:
                 self._locked.__exit__()
                 raise
+        return self
 
-    def __exit__(self, kind: object, *_exception: object) -> None:
+    def __exit__(self, *_exception: object) -> None:
         if self._locked is not None:
-            if kind is None:
-                attachment.withdraw_node(self._record)
-                self._record.forget()
             self._locked.__exit__()
+
+    def require_same(self) -> None:
+        """For the holder of the SR's lock: raises VDIInUse if another one was set or attached in between."""
+        if self._attached() not in ("", self._key):
+            raise VDIInUse(f"The clone-on-boot disk of the VDI {self._of} was attached just now: try again.")
+
+    def forget(self) -> None:
+        """The temporary is removed: removes its node and its record."""
+        if self._locked is not None:
+            attachment.withdraw_node(self._record)
+            self._record.forget()
 
 
 def _tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
