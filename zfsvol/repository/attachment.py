@@ -143,7 +143,7 @@ def activate(record: Record, domain: str, mode: str) -> None:
     if obstacles:
         raise VDIInUse(
             f"The VDI {record.key} is in use by {record.holders(obstacles)}, and cannot be given to "
-            f"{records.called(domain)}. {_advice(record, obstacles)}"
+            f"{records.called(domain)}. {advice(record, obstacles)}"
         )
     before = record.active.get(domain)
     record.active[domain] = mode
@@ -236,14 +236,6 @@ def forget_unused(record: Record) -> bool:
     return True
 
 
-def withdraw_node(record: Record) -> None:
-    """Removes the node of a VDI that was just removed; its zvol may remain, but needs no node."""
-    if record.node is not None:
-        node.hide(record.sr.zfs, record.zvol, record.node)
-        record.node = None
-        record.save()
-
-
 # --- users that are gone without a detach
 
 
@@ -298,30 +290,8 @@ def _gone(domains: "list[str]") -> "list[str]":
     return xen.gone(guests) if guests else []
 
 
-# --- for verbs that need an idle VDI
-
-
-def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> None:
-    """Raises VDIInUse if the VDI is activated by NODE or TAPDISK, as far as `served_by` names them.
-
-    `done`: what the caller wants to do, as in "was not resized".
-    """
-    if _users(record, served_by):
-        drop_dead(record)
-    users = _users(record, served_by)
-    if users:
-        raise VDIInUse(
-            f"The VDI {record.key} is in use by {record.holders(users)}, and was not {done}. {_advice(record, users)}"
-        )
-    if os.path.exists(record.path):
-        forget_unused(record)
-
-
-def _users(record: Record, served_by: "tuple[str, ...]") -> "list[str]":
-    return [domain for way in served_by for domain in record.users(way)]
-
-
-def _advice(record: Record, users: "list[str]") -> str:
+def advice(record: Record, users: "list[str]") -> str:
+    """What the administrator can do about the users of a VDI."""
     return (
         "Shut down the VM, unplug the disk, or wait until dom0 is done with it. If that user is gone for good, "
         f"'Datapath.detach me {record.sr.uri(record.key)} {min(users)}' takes the disk from it."

@@ -9,7 +9,7 @@ import time
 
 from zfsvol import log, naming, properties
 from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIInUse, VDIUnavailable
-from zfsvol.repository import attachment, configuration, lineage
+from zfsvol.repository import configuration, idle, lineage
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
@@ -152,7 +152,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
     with Locked(found, key) as record:
         if record.active:  # report invalid arguments before VDIInUse
             _require_revertible(found.vdi(snapshot), found.vdi(key))
-        attachment.require_idle(record, "reverted")
+        idle.require_idle(record, "reverted")
         with _Temporary(found, key, "reverted") as temporary, found.locked(ALONE):
             # Before reading the snapshot: the rename may change the snapshot's origin.
             target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
@@ -165,7 +165,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             except StorageError:
                 lineage.discard(found, naming.revert_name(key))
                 raise
-            attachment.withdraw_node(record)
+            idle.withdraw_node(record)
             temporary.forget()
             # From here on the VDI has its new content, whatever happens.
             _tidy(found, key, lambda: lineage.take_place(found, key, kept))
@@ -195,7 +195,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
     with Locked(found, key) as record:
-        attachment.require_idle(record, "destroyed")
+        idle.require_idle(record, "destroyed")
         with _Temporary(found, key, "destroyed") as temporary, found.locked(ALONE):
             temporary.require_same()
             try:
@@ -203,7 +203,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
             except VDIUnavailable:
                 record.forget()
                 return
-            attachment.withdraw_node(record)
+            idle.withdraw_node(record)
             record.forget()
             temporary.forget()
             _tidy(found, key, lambda: lineage.bury(found, kept))
@@ -248,7 +248,7 @@ class _Temporary:
             self._locked = Locked(self._sr, self._key)
             self._record = self._locked.__enter__()
             try:
-                attachment.require_idle(self._record, self._done)
+                idle.require_idle(self._record, self._done)
             except StorageError:
                 self._locked.__exit__()
                 raise
@@ -266,7 +266,7 @@ class _Temporary:
     def forget(self) -> None:
         """The temporary is removed: removes its node and its record."""
         if self._locked is not None:
-            attachment.withdraw_node(self._record)
+            idle.withdraw_node(self._record)
             self._record.forget()
 
 
@@ -295,7 +295,7 @@ def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
         if size < vdi.size:
             raise InvalidSize(f"the VDI {key} has {vdi.size} bytes and cannot shrink to {size}.")
         if size > vdi.size:
-            attachment.require_idle(record, "resized", served_by=(records.TAPDISK,))
+            idle.require_idle(record, "resized", served_by=(records.TAPDISK,))
             try:
                 changes.set_properties(found.zfs, vdi.zvol, {"volsize": str(size)})
             except NoSpace as error:
