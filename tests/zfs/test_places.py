@@ -219,7 +219,7 @@ class TestCopy:
             universal_newlines=True,
         )
         assert done.returncode == 0, done.stdout
-        new = done.stdout.split()[-2]
+        new = done.stdout.split()[-1].rstrip(".")
         assert attach({"zpool": "backup", "sr_uuid": new[-36:]}) == new
         after = call_inside("SR.ls", sr=new)
         assert call_inside("SR.ls", sr=original) == before
