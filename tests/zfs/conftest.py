@@ -53,9 +53,13 @@ def state_of(pool: str) -> str:
 def device_node(zvol: str) -> "Iterator[str]":
     """Gives an idle zvol a device node within the `with`, as an attach does; yields the node's path."""
     run("zfs", "set", "volmode=dev", zvol)
+    node = f"/dev/zvol/{zvol}"
+    # The kernel makes the device a moment later, and udev has nothing to settle until then.
+    wait_until(lambda: os.path.exists(node), node)
     udevadm("settle")
-    yield f"/dev/zvol/{zvol}"
+    yield node
     run("zfs", "inherit", "volmode", zvol)
+    wait_until(lambda: not os.path.exists(node), f"{node} to go")
     udevadm("settle")
 
 
