@@ -45,6 +45,7 @@ _MEANINGS: "tuple[tuple[str, type[StorageError]], ...]" = (
     ("no space left", NoSpace),
     ("size is greater than available space", NoSpace),
     ("dataset is busy", Busy),
+    ("' is busy", Busy),  # unload-key
     ("it's being held", Busy),
     ("pool is busy", Busy),
     ("encryption key not loaded", SRUnavailable),
