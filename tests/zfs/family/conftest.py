@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""SRs in which families of disks are made. Each must be well after the test, and empty when its VDIs are destroyed."""
+"""SRs for tests of families of disks. After a test the SR must be well, and empty once its VDIs are destroyed."""
 
 from typing import Iterator
 
@@ -12,7 +12,7 @@ from zfsvol.zfs import pool
 
 @pytest.fixture(scope="module", autouse=True)
 def without_udev() -> "Iterator[None]":
-    """It would look into the nodes of the many zvols that come and go, and keep these busy."""
+    """Stops udev, which would open the nodes of the many short-lived zvols and keep them busy."""
     udevadm("control", "--stop-exec-queue")
     yield
     udevadm("control", "--start-exec-queue")
@@ -20,7 +20,7 @@ def without_udev() -> "Iterator[None]":
 
 @pytest.fixture
 def with_udev() -> "Iterator[None]":
-    """For tests of what is as on a host."""
+    """Runs udev during the test, as on a host."""
     udevadm("control", "--start-exec-queue")
     yield
     udevadm("settle")
@@ -37,14 +37,14 @@ def shared(without_udev: None, tmp_path_factory: pytest.TempPathFactory) -> "Ite
 
 @pytest.fixture
 def sr(shared: str) -> "Iterator[str]":
-    """An SR that must be well after the test, and empty when its VDIs are destroyed. Its zvols have device nodes."""
+    """The shared SR. Its zvols have device nodes."""
     yield shared
     destroy_everything(shared)
 
 
 @pytest.fixture
 def tank(bench: Bench) -> "Iterator[str]":
-    """The same in a pool of the administrator's."""
+    """An SR in an administrator's pool. Its zvols have device nodes."""
     made = with_nodes(bench.sr(zpool=bench.pool()))
     yield made
     destroy_everything(made)
@@ -52,6 +52,6 @@ def tank(bench: Bench) -> "Iterator[str]":
 
 @pytest.fixture
 def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in use is refused without the wait for it to become idle."""
+    """Verbs refuse what is in use at once, without waiting for it to become idle."""
     monkeypatch.setattr(pool, "_BUSY_LIMIT", 0.05)
     monkeypatch.setattr(pool, "_BUSY_PAUSE", 0.01)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Disks that were made from each other, what they hold, and what is left of them."""
+"""Makes disks from each other, and checks what they hold and what is left of them."""
 
 import functools
 import os
@@ -23,13 +23,13 @@ INVALID, IN_USE, FULL, NO_VDI, NO_SR = (f"SR_BACKEND_FAILURE_{code}" for code in
 
 
 def with_nodes(sr: str) -> str:
-    """All its zvols have device nodes from now on."""
+    """From now on all zvols of the SR have device nodes."""
     run("zfs", "set", "volmode=dev", sr)
     return sr
 
 
 def destroy_everything(sr: str) -> None:
-    """When every VDI is destroyed, nothing at all is left."""
+    """Destroys every VDI; nothing at all may be left."""
     try:
         require_well(sr)
         for key in listed(sr):
@@ -76,12 +76,12 @@ def set_key(sr: str, key: str, k: str, v: str) -> None:
 
 
 def listed(sr: str) -> "dict[str, dict[str, Any]]":
-    """The records that SR.ls answers with, by key."""
+    """The records that SR.ls returns, by key."""
     return {record["key"]: record for record in call_inside("SR.ls", sr=sr)}
 
 
 def lasting(record: "dict[str, Any]") -> "dict[str, Any]":
-    """All of a record but what it takes of the pool."""
+    """A record without its physical_utilisation."""
     return {name: value for name, value in record.items() if name != "physical_utilisation"}
 
 
@@ -95,18 +95,18 @@ def write(sr: str, key: str, seed: int, length: int = MIB) -> None:
 
 @functools.lru_cache(maxsize=None)
 def checksum_of(seed: int, size: int) -> str:
-    """Of a VDI that `write` with this seed has written to, once."""
+    """The checksum of a VDI that `write` has written to once, with this seed."""
     return checksum(noise(seed, MIB) + bytes(size - MIB))
 
 
 def require_content(sr: str, seeds: "dict[str, int]", size: int = SIZE) -> None:
-    """The VDIs have this size, and hold what `write` with these seeds has written, and nothing else."""
+    """The VDIs have this size, and hold only what `write` has written with these seeds."""
     found = zvol.checksums(dict.fromkeys((f"{sr}/{key}" for key in seeds), size))
     assert found == {f"{sr}/{key}": checksum_of(seed, size) for key, seed in seeds.items()}
 
 
 def content(sr: str, key: str) -> bytes:
-    """All bytes of a VDI, of which there must be as many as its record tells."""
+    """All bytes of a VDI; there must be as many as its record says."""
     with zvol.opened(f"{sr}/{key}") as descriptor, open(descriptor, "rb", closefd=False) as file:
         found = file.read()
     assert len(found) == stat(sr, key)["virtual_size"]
@@ -114,13 +114,13 @@ def content(sr: str, key: str) -> bytes:
 
 
 def names(sr: str) -> "set[str]":
-    """All datasets and snapshots below the SR's root, by their names without it."""
+    """The names, relative to the SR's root, of all datasets and snapshots below it."""
     found = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr).split()
     return {name[len(sr) + 1 :] for name in found if name.startswith(sr + "/")}
 
 
 def buried(sr: str) -> "set[str]":
-    """The zvols of removed VDIs, by the uuids that they had."""
+    """The uuids of removed VDIs whose zvols are still there."""
     return {name[len(".gone-") :].split(".")[0] for name in names(sr) if re.match(r"\.gone-[^@]+\Z", name)}
 
 
@@ -148,13 +148,13 @@ def require_well(sr: str) -> None:
 
 
 def picture(sr: str) -> "tuple[set[str], str]":
-    """Everything in the SR that somebody has made or set."""
+    """The names of all that is in the SR, and all properties set on it."""
     settings = run("zfs", "get", "-Hp", "-r", "-s", "local", "-o", "name,property,value", "all", sr)
     return names(sr), settings
 
 
 def refused(code: str, verb: str, **arguments: Any) -> str:
-    """Calls a verb that must fail with this code; its sentence."""
+    """Calls a verb that must fail with this code; returns its sentence."""
     with pytest.raises(VerbError) as caught:
         call_inside(verb, **arguments)
     assert caught.value.code == code, caught.value.sentence
@@ -162,7 +162,7 @@ def refused(code: str, verb: str, **arguments: Any) -> str:
 
 
 class Members(NamedTuple):
-    """A small family. The disk was written to after everything was made from it."""
+    """A small family. The disk was written to again after the others were made from it."""
 
     disk: str
     snapshot: str
@@ -190,7 +190,7 @@ class Members(NamedTuple):
         return made
 
     def require(self, sr: str, *gone: str) -> None:
-        """All but those that are gone are there as they were made."""
+        """All but those in `gone` are there, and hold what they held when they were made."""
         seeds = {self.disk: 2, self.snapshot: 1, self.clone: 1, self.clone_of_snapshot: 3}
         expected = {key: seed for key, seed in seeds.items() if key and key not in gone}
         assert set(listed(sr)) == set(expected)
