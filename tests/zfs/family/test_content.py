@@ -36,7 +36,7 @@ from tests.zfs.family.relatives import (
 
 class TestContent:
     def test_through_the_nodes_that_an_attach_makes(self, with_udev: None, bench: Bench) -> None:
-        """All else here reads through device nodes that udev leaves alone; this is as on a host."""
+        """The other tests use device nodes that udev leaves alone. This one uses udev, as a host does."""
         sr = bench.sr(device=bench.loop())
         disk = create(sr)
         with device_node(f"{sr}/{disk}") as node, open(node, "wb") as file:
@@ -93,14 +93,14 @@ class TestContent:
             write(sr, taken, 1)
 
     def test_of_an_open_disk(self, sr: str) -> None:
-        """A snapshot of a disk that is written to meanwhile is the disk at one moment of the call."""
+        """A snapshot of a disk that is being written to holds the disk as it was at one moment of the call."""
         blocks = 64
         disk = create(sr)
         written = 0
         enough = threading.Event()
 
         def keep_writing(descriptor: int) -> None:
-            """One block after the other, round and round; each says which write it was."""
+            """Writes one block after the other, round and round. Each block holds the number of its write."""
             nonlocal written
             while not enough.is_set():
                 number = written + 1
@@ -130,7 +130,7 @@ class TestContent:
 
     @pytest.mark.parametrize("kind", ["clone", "snapshot"])
     def test_of_what_an_administrator_changed(self, sr: str, kind: str) -> None:
-        """Only what nobody can have written to is as its origin is."""
+        """What somebody may have written to can differ from its origin, even if it is read-only now."""
         disk = create(sr)
         write(sr, disk, 1)
         made = (clone if kind == "clone" else snapshot)(sr, disk)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What becomes of the relatives of a destroyed disk, and of what it leaves behind.
+"""What happens to the relatives of a destroyed disk, and to what it leaves behind.
 
-ZFSVOL_FAMILY chooses how large the largest families are.
+ZFSVOL_FAMILY sets the size of the largest families.
 """
 
 import itertools
@@ -47,7 +47,7 @@ GENERATIONS = min(200, MEMBERS // 2)
 
 
 class TestDestroy:
-    # Each first one with each second one of two; the models take all orders at random.
+    # Six of 24 orders, in which each member goes first at least once. The models try all orders at random.
     @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::4])
     def test_in_any_order(self, sr: str, order: "tuple[int, ...]") -> None:
         members = Members.made(sr)
@@ -60,7 +60,7 @@ class TestDestroy:
         assert names(sr) == set()
 
     def test_space_of_its_own_is_free(self, sr: str) -> None:
-        """Though others were made from it."""
+        """A destroyed disk frees the space that only it used, even if others were made from it."""
         empty = used(sr)
         disk = create(sr, 64 * MIB)
         write(sr, disk, 1)
@@ -97,7 +97,7 @@ class TestDestroy:
         refused(NO_SR, "Volume.destroy", sr=f"{sr}/sr-{new_uuid()}", key=new_uuid())
 
     def test_removed_is_no_vdi(self, sr: str) -> None:
-        """Whatever is asked of it."""
+        """All verbs but Volume.destroy say that there is no such VDI."""
         members = Members.made(sr)
         destroy(sr, members.disk)
         before = picture(sr)
@@ -110,7 +110,7 @@ class TestDestroy:
 
 
 class TestOpen:
-    """The node that udev links tells who has it open, so these are on an SR where udev is at work."""
+    """The driver learns from the node that udev links who has a zvol open, so the first test runs with udev."""
 
     @pytest.mark.parametrize("has_relatives", [True, False], ids=["with relatives", "alone"])
     def test_is_neither_destroyed_nor_reverted(
@@ -152,7 +152,7 @@ class TestOpen:
 
 class TestCloneOnBoot:
     def begin(self, sr: str) -> "tuple[str, str]":
-        """What the client does when a VM starts whose disk forgets what it writes: the disk, and what is written to."""
+        """What the client does when a VM starts with a disk that forgets its writes. The disk, and its temporary."""
         disk = create(sr)
         write(sr, disk, 1)
         temporary = clone(sr, disk)
@@ -170,7 +170,7 @@ class TestCloneOnBoot:
         assert names(sr) == {disk}
 
     def test_goes_with_its_disk(self, sr: str) -> None:
-        """The client destroys the disk twice, where it means the temporary and the disk."""
+        """The client means to destroy the temporary and the disk, but destroys the disk twice."""
         disk, _ = self.begin(sr)
         destroy(sr, disk)
         assert names(sr) == set()
@@ -252,7 +252,7 @@ class TestSR:
 
 
 class TestLargeFamilies:
-    """Made without the driver's verbs, which would take most of the time, and exactly as these make them."""
+    """Made by zfs commands, exactly as the driver's verbs make them: the verbs would take most of the time."""
 
     def options(self, sr: str, key: str) -> str:
         """What was set on a VDI, as options of `zfs clone`."""
