@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What kills and people leave in an SR: who finds it, and who mends it."""
+"""What killed verbs and people leave in an SR: how it is found, and what mends it."""
 
 import os
 import re
@@ -38,7 +38,7 @@ from zfsvol.zfs import changes, datasets, programs
 
 
 def told(sr: str, *, mend: bool = False) -> "tuple[bool, list[str]]":
-    """The same in this process: whether all is well, and what is wrong or was."""
+    """Runs the check in this process: whether all is well, and what is wrong or was repaired."""
     lines: "list[str]" = []
     is_well = checking.check(sr, mend=mend, say=lines.append)
     return is_well, [line for line in lines if line.startswith(("WRONG: ", "repaired: ", "all is well"))]
@@ -96,7 +96,7 @@ def destroyed_with_reservation(sr: str, members: Members) -> str:
 
 
 def destroyed_and_not_rolled_back(sr: str, members: Members) -> str:
-    """Nothing of the driver's leads to it."""
+    """No verb of the driver leads to this state."""
     run("zfs", "set", "zfsvol:removed=20260101T00:00:00Z", f"{sr}/{members.disk}")
     return f"{members.disk} is removed and holds"
 
@@ -172,7 +172,7 @@ class TestCheck:
             assert picture(sr) == before
         assert "3 removed" not in output
         assert "2 disks, 1 snapshots, 1 removed but needed" in output
-        # What was made from a disk stands below it.
+        # What was made from a disk is printed below it.
         lines = output.splitlines()
         assert [line for line in lines if f".gone-{members.disk}" in line and line.startswith("└─ ")]
         for key in members[1:]:
@@ -212,7 +212,7 @@ class TestCheck:
         state: "Callable[[str, Members], str]",
         expected: "dict[str, dict[str, Any]]",
     ) -> None:
-        """The family is as it was, or as the verb was to make it."""
+        """The family is as it was before the verb, or as the verb should have made it."""
         gone = [members.disk] if state in IS_DESTROYED else []
         found = records(sr)
         for key in (members.disk, members.snapshot):
@@ -221,7 +221,7 @@ class TestCheck:
         require_content(sr, {key: seed for key, seed in seeds.items() if key not in gone})
 
     def test_all_at_once(self, sr: str) -> None:
-        """Each state in a family of its own, and what is not the driver's beside these; SR.attach mends what it may."""
+        """One family for each state, and a file system that is not the driver's. SR.attach mends all but that."""
         states = list(HALF_DONE)
         families = [Members.two(sr) for _ in states]
         expected = records(sr)
@@ -280,9 +280,9 @@ class TestCheck:
 
 
 class TestInterruptedRevert:
-    """Whatever is asked for first, it finds the disk, reverted."""
+    """Whichever verb comes first finds the disk, reverted."""
 
-    # After the other state each verb comes in test_kill.
+    # test_kill has each verb after the other state.
     @pytest.mark.parametrize("verb", [*VERBS_ON_ONE, "Volume.revert"])
     def test_verb_on_the_disk(self, sr: str, verb: str) -> None:
         members = Members.two(sr)
@@ -292,7 +292,7 @@ class TestInterruptedRevert:
         arguments = {"snapshot": members.snapshot} if verb == "Volume.revert" else VERBS_ON_ONE[verb]
         answer = call_inside(verb, sr=sr, key=members.disk, **arguments)
         found = records(sr)
-        if verb not in ("Volume.destroy", "Volume.revert"):  # these need its zvol under the name that it should have
+        if verb not in ("Volume.destroy", "Volume.revert"):  # these two need the zvol under its right name
             assert findings(sr) != []
             call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
         require_well(sr)
@@ -317,7 +317,7 @@ class TestInterruptedRevert:
         assert found == expected
 
     def test_without_effect_is_forgotten(self, sr: str) -> None:
-        """What the killed one left behind neither stands in the way of the next nor replaces the disk later."""
+        """What the killed revert left behind neither blocks the next revert nor replaces the disk later."""
         members = Members.made(sr)
         revert_without_effect(sr, members)
         assert set(listed(sr)) == set(members)

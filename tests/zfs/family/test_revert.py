@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Reverts, as new clients ask for them and as old ones do it by a clone."""
+"""Reverts: new clients call Volume.revert, old ones use a clone."""
 
 import pytest
 
@@ -62,7 +62,7 @@ class TestRevert:
             require_content(sr, {disk: to + 1})
             require_well(sr)
         require_content(sr, dict(zip(taken, (1, 2, 3))))
-        # One for the first content, which has the snapshots; none for the others, which nothing was made from.
+        # One for the first zvol, which has the snapshots. None for the later zvols: nothing was made from them.
         assert len(buried(sr)) == 1
         assert len([name for name in names(sr) if name.startswith(".gone-") and "@" not in name]) == 1
 
@@ -94,7 +94,7 @@ class TestRevert:
             assert prop(setting, f"{sr}/{disk}") == value
         for setting in ("compression", "sync", "com.example:note"):
             assert prop(setting, f"{sr}/{taken}") != prop(setting, f"{sr}/{disk}")
-        # As before, it comes and goes with the root's.
+        # As before the revert, volmode is inherited and readonly is the default.
         assert run("zfs", "get", "-H", "-o", "source", "volmode", f"{sr}/{disk}").startswith("inherited")
         assert run("zfs", "get", "-H", "-o", "source", "readonly", f"{sr}/{disk}").strip() == "default"
 
@@ -110,7 +110,7 @@ class TestRevert:
         assert buried(sr) == set()
 
     def test_snapshot_of_the_new_content_and_back(self, sr: str) -> None:
-        """Snapshots before and after a revert are of two zvols with one uuid."""
+        """Snapshots from before and after a revert belong to two zvols with the same uuid."""
         disk, taken = self.family(sr)
         revert(sr, disk, taken[0])
         write(sr, disk, 5)
@@ -148,7 +148,7 @@ class TestRevert:
 
 
 class TestRevertOfOldClients:
-    """They destroy the disk and clone its snapshot, and then take the clone for the disk."""
+    """Old clients destroy the disk, clone its snapshot, and then use the clone as the disk."""
 
     def test_snapshots_become_those_of_the_clone(self, sr: str) -> None:
         disk = create(sr)
@@ -159,7 +159,7 @@ class TestRevertOfOldClients:
         found = records(sr)
         assert [found[key]["keys"]["snapshot_of"] for key in taken] == [made] * 3
         assert found[stranger]["keys"]["snapshot_of"] not in (disk, made)
-        # Once more, with the disk of the first time.
+        # Once more, with the disk that the first revert made.
         later = snapshot(sr, made)
         destroy(sr, made)
         again = clone(sr, taken[2])
@@ -167,7 +167,7 @@ class TestRevertOfOldClients:
         assert [found[key]["keys"]["snapshot_of"] for key in (*taken, later)] == [again] * 4
 
     def test_of_what_the_client_named(self, sr: str) -> None:
-        """Snapshots from elsewhere are disks to the driver, and what they are of is what the client set."""
+        """To the driver, snapshots from elsewhere are disks. Only what the client set says whose snapshots they are."""
         lost = new_uuid()
         copies = [create(sr), create(sr)]
         for key in copies:
