@@ -54,13 +54,13 @@ class TestSnapshotsOfOthers:
         assert "by-hand" in text
         refused("SR_BACKEND_FAILURE_39", "SR.destroy", sr=sr)
         run("zfs", "destroy", "-r", f"{sr}@by-hand")
-        # Whoever comes by cleans up.
+        # The next destroy cleans up.
         destroy(sr, create(sr))
         assert names(sr) == set()
         assert call("SR.stat", sr=sr)["health"] == ["Healthy", "ONLINE"]
 
     def test_held_and_cloned_ones(self, tank: str) -> None:
-        """Nobody's hold or clone is touched."""
+        """The driver leaves the holds and clones of others alone."""
         disk = create(tank)
         write(tank, disk, 1)
         run("zfs", "snapshot", f"{tank}/{disk}@autosnap_2026-11-26_12:00:00_daily")
@@ -73,7 +73,7 @@ class TestSnapshotsOfOthers:
             "(1) are kept by snapshots that are not the driver's: autosnap_*" in call("SR.stat", sr=tank)["health"][1]
         )
         (grave,) = [name for name in names(tank) if name.startswith(".gone-") and "@" not in name]
-        # What the disk had beside that snapshot is free.
+        # The space of all that the snapshot does not hold is free.
         assert int(prop("written", f"{tank}/{grave}")) < 64 << 10
         with device_node_of("tank/theirs") as fd:
             assert os.pread(fd, MIB, 0) == noise(1, MIB)
@@ -122,7 +122,7 @@ class TestSnapshotsOfOthers:
             require_content(sr, {taken: 1})
 
     def test_taken_in_the_moment_of_a_destroy(self, sr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """ZFS does not roll back to a snapshot of the same transaction group: the next one will do."""
+        """ZFS does not roll back to a snapshot of the current transaction group: the next group allows it."""
         disk = create(sr)
         taken = snapshot(sr, disk)
         write(sr, disk, 1)
@@ -142,7 +142,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, create(sr))
 
     def test_newest_goes_first(self, sr: str) -> None:
-        """The zvol still held the content of that one, which nobody needs then."""
+        """The zvol was rolled back to the newest snapshot. When that is gone, nobody needs the zvol's content."""
         disk = create(sr)
         run("zfs", "snapshot", f"{sr}/{disk}@autosnap_monthly")
         write(sr, disk, 1)
@@ -159,7 +159,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, create(sr))
 
     def test_bookmarks_that_do_not_forbid_stay(self, sr: str) -> None:
-        """Replication goes on from them."""
+        """Replication continues from them."""
         disk = create(sr)
         bookmark(f"{sr}/{disk}", "older")
         run("zfs", "snapshot", f"{sr}/{disk}@by-hand")
@@ -175,7 +175,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, create(sr))
 
     def test_bookmarks_of_what_is_removed(self, sr: str) -> None:
-        """The snapshot goes, its bookmark stays, as replication has it."""
+        """The snapshot goes and its bookmark stays, as replication leaves them."""
         disk = create(sr)
         taken = snapshot(sr, disk)
         write(sr, disk, 1)
@@ -190,7 +190,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, taken)
 
     def test_bookmarks_between_what_stays_and_what_goes(self, sr: str) -> None:
-        """The newest snapshot, which a killed verb has left, goes: the bookmark forbids the roll back only then."""
+        """A killed verb has left the newest snapshot. The bookmark forbids the rollback only once that is gone."""
         disk = create(sr)
         run("zfs", "snapshot", f"{sr}/{disk}@by-hand")
         bookmark(f"{sr}/{disk}", "newer")
@@ -227,7 +227,7 @@ class TestSnapshotsOfOthers:
         destroy(sr, create(sr))
 
     def test_of_what_a_killed_revert_has_left_and_a_killed_destroy_removed(self, sr: str) -> None:
-        """Both are removed, and neither is to be the other."""
+        """Both zvols are marked as removed, and neither may take the other's name."""
         disk = create(sr)
         taken = snapshot(sr, disk)
         run("zfs", "clone", "-o", 'zfsvol:name="disk"', prop("origin", f"{sr}/{taken}"), f"{sr}/.revert-{disk}")

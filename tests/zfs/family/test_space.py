@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Sizes, reservations, quotas, and what each disk is told to take."""
+"""Sizes, reservations, full pools, and the physical_utilisation of each VDI."""
 
 import os
 from typing import Iterator
@@ -58,7 +58,7 @@ class TestResize:
 class TestThick:
     @pytest.fixture
     def thick(self, bench: Bench) -> "Iterator[str]":
-        """With some 150 MiB."""
+        """A thick SR with some 150 MiB."""
         made = with_nodes(bench.sr(device=bench.disk(256 * MIB), provisioning="thick"))
         yield made
         destroy_everything(made)
@@ -109,7 +109,7 @@ class TestThick:
 
 class TestFullPool:
     def test_nothing_is_lost_in_silence(self, bench: Bench) -> None:
-        """A pool that takes no more properties says so, and what is there can still be destroyed."""
+        """Setting a key that does not fit is refused, the keys before it stay, and disks can still be destroyed."""
         sr = with_nodes(bench.sr(device=bench.disk(64 * MIB), compression="off"))
         disk = create(sr, 64 * MIB)
         taken = snapshot(sr, disk)
@@ -148,9 +148,9 @@ class TestUtilisation:
             if key:
                 destroy(sr, key)
             run("zpool", "sync", sr)
-            # What is destroyed is freed in the background.
+            # ZFS frees what is destroyed in the background.
             wait_until(lambda: self.of_zvols(sr) == self.of_records(sr), "the sums to be equal")
-        # The last of those that need it has all that remains.
+        # The last VDI that needs it is charged all that remains.
         destroy(sr, members.clone)
         run("zpool", "sync", sr)
         assert set(listed(sr)) == {later}
