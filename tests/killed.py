@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Runs verbs and kills them at a border between two of their changes, with SIGKILL.
+"""Runs verbs and kills them with SIGKILL, at the border between two of their changes.
 
-Each runs in a child of this process, which is several times faster than a Python of its own, and needs no hook in the
+Each verb runs in a fork of this process. That is several times faster than a new interpreter, and needs no hook in the
 driver.
 """
 
@@ -14,13 +14,13 @@ from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 from tests import client
 from zfsvol.host import command, files
 
-# What verbs start, and what may change a pool after the verb is gone.
+# Commands that verbs start, and that may still change a pool after the verb is gone.
 COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
-# Commands that change nothing. Between two changes a kill leaves what it leaves after the first of them.
+# Commands that change nothing. A kill between two changes leaves the same as a kill right after the first one.
 _READING = [("zfs", "get"), ("zfs", "list"), ("zfs", "version"), ("zpool", "get"), ("zpool", "list")]
 _READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "list")]
 
-# A child that the verb is killed under does its work so many seconds later, as in a busy pool.
+# If the verb is killed during a child, the child does its work this many seconds later, as in a busy pool.
 DELAY = 1.5
 _SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
@@ -33,10 +33,10 @@ def _changes(argv: "List[str]") -> bool:
 
 
 def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
-    """From now on this process dies "before" or "after" its change `number`, from 1, or "during" its child `number`.
+    """Makes this process die "before" or "after" its change `number`, or "during" its child `number`, counted from 1.
 
-    A change is a child that changes something, or a file that is written or removed; children that only read are not
-    counted.
+    A change is a child that changes something, or a file that is written or removed; children that only read do not
+    count.
     """
     changes = children = 0
 
@@ -85,7 +85,7 @@ def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
 
 
 def _run(verb: str, arguments: "Dict[str, Any]", arm: "Callable[[], None]") -> int:
-    """The status of the process that the verb was run in."""
+    """Runs the verb in a fork of this process; returns its wait status."""
     pid = os.fork()
     if pid == 0:
         status = _FAILED
@@ -113,9 +113,9 @@ def _run(verb: str, arguments: "Dict[str, Any]", arm: "Callable[[], None]") -> i
 
 
 def kill(verb: str, moment: str, number: int, arguments: "Dict[str, Any]") -> bool:
-    """Runs the verb and kills it at a moment (see `_arm`); False if there is no such moment, and the verb ends well.
+    """Runs the verb and kills it at a moment (see `_arm`). False if the verb succeeds without reaching it.
 
-    A child that it is killed "during" runs on.
+    If the verb is killed "during" a child, the child runs on.
     """
     status = _run(verb, arguments, lambda: _arm(moment, number, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     if not os.WIFSIGNALED(status):
@@ -127,7 +127,7 @@ def kill(verb: str, moment: str, number: int, arguments: "Dict[str, Any]") -> bo
 
 
 def kill_group(verb: str, number: int, *, after: bool, **arguments: Any) -> None:
-    """The same with all that the verb has started, as when its control group is killed; it may be refused before."""
+    """Kills the verb with all that it has started, like its control group. The verb may be refused before that."""
     status = _run(verb, arguments, lambda: _arm("after" if after else "before", number, _die_with_all))
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) != _FAILED, f"{verb} has failed: see above"
     wait_for_children()
@@ -140,10 +140,10 @@ def _die_with_all() -> None:
 def kill_points(
     verb: str, arguments: "Callable[[], Dict[str, Any]]", *, twice: bool = False
 ) -> "Iterator[Tuple[str, int]]":
-    """Runs the verb with a kill at each border in turn, until it makes no more changes.
+    """Runs the verb once for each border and kills it there, until a run makes all its changes.
 
-    After each kill the caller looks; `arguments` makes what it needs for the next one. "Before" a change is what was
-    there "after" the last one: `twice` has the verb killed at both, for two different calls to be the first to meet it.
+    The caller checks the state after each kill; `arguments` prepares the next run. The state "before" a change is that
+    "after" the previous one. `twice`: kills at both, so that each of two calls can be the first to meet that state.
     """
     number = 1
     while True:
@@ -157,7 +157,7 @@ def kill_points(
 
 
 def wait_for_children() -> None:
-    """A command that the killed verb had started runs to its end."""
+    """Waits until the commands that the killed verb had started have ended."""
     end = time.monotonic() + 60
     while COMMANDS & _running():
         assert time.monotonic() < end
@@ -165,7 +165,7 @@ def wait_for_children() -> None:
 
 
 def _running() -> "Set[str]":
-    """The names of all processes. Without a child process: this is asked after each kill."""
+    """The names of all processes. Starts no process itself: it runs after each kill."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Each verb that changes something, killed before and after each of its changes.
 
-Then either nothing has happened or all has, nothing is left behind, and the same call works when it is repeated.
+After the kill, either nothing has happened or everything has. Nothing is left behind, and the same call works again.
 """
 
 import json
@@ -21,65 +21,65 @@ from zfsvol.repository.sr import SR
 
 
 def picture(sr: str) -> "tuple[Any, Any]":
-    """All that the SR holds: its own names, and its VDIs."""
+    """The SR's name and description, and its VDIs."""
     stat = call("SR.stat", sr=sr)
     return (stat["name"], stat["description"]), call("SR.ls", sr=sr)
 
 
 def new_sr(bench: Bench, form: str) -> str:
-    """An attached SR in a pool of its own on a new disk, or in a pool `tank`, which is made if need be."""
+    """An attached SR, in its own pool on a new disk, or in the pool `tank`, which is made if it is missing."""
     if form == "zpool":
         return bench.sr(zpool="tank" if state_of("tank") else bench.pool())
     return bench.sr()
 
 
 def raw_names(sr: str) -> "set[str]":
-    """The datasets and snapshots below the SR's root, whatever they are."""
+    """All datasets and snapshots below the SR's root."""
     return set(run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr).split()) - {sr}
 
 
 def essence(record: "dict[str, Any]") -> "dict[str, Any]":
-    """A VDI's record without what other VDIs have a part in."""
+    """A VDI's record without what depends on other VDIs."""
     return {name: value for name, value in record.items() if name != "physical_utilisation"}
 
 
 def without_snapshot_of(record: "dict[str, Any]") -> "dict[str, str]":
-    """A VDI's keys but one."""
+    """A VDI's keys without snapshot_of."""
     return {name: value for name, value in record["keys"].items() if name != "snapshot_of"}
 
 
 def listed(sr: str) -> "dict[str, dict[str, Any]]":
-    """What SR.ls tells of each VDI."""
+    """The essence of each VDI that SR.ls lists, by key."""
     return {record["key"]: essence(record) for record in call("SR.ls", sr=sr)}
 
 
 def new_disk(sr: str, gibibytes: int) -> str:
-    """Its key."""
+    """Creates a VDI; returns its key."""
     answer = call("Volume.create", sr=sr, name="disk", description="d", size=gibibytes * GIB, sharable=False)
     return str(answer["key"])
 
 
 def snapshot(sr: str, key: str) -> str:
-    """Its key."""
+    """Takes a snapshot of a VDI; returns its key."""
     return str(call("Volume.snapshot", sr=sr, key=key)["key"])
 
 
 def require_well(sr: str) -> None:
-    """SR.attach leaves nothing that is not as it should be, and nothing for a person to do."""
+    """Attaches the SR, after which nothing may be wrong, and nothing may be left for a person to do."""
     parent, _, name = sr.rpartition("/")
     assert call("SR.attach", configuration={"sr_uuid": name[3:], **({"zpool": parent} if parent else {})}) == sr
     assert [finding.text for finding in repair.inspect(family.read(SR(sr)))] == []
 
 
 def destroy_all(sr: str) -> None:
-    """All VDIs go, and with them all that they needed."""
+    """Destroys all VDIs; nothing that they needed may stay."""
     for key in listed(sr):
         call("Volume.destroy", sr=sr, key=key)
     assert raw_names(sr) == set()
 
 
 def repeat(verb: str, done_already: str, **arguments: Any) -> None:
-    """The call again: it works, or says with the code `done_already` that the killed one had done it."""
+    """Repeats the call. It works, or fails with the code `done_already`: the killed call had done everything."""
     try:
         call(verb, **arguments)
     except VerbError as error:
@@ -136,7 +136,7 @@ def test_sr_attach_detach_and_probe(bench: Bench, form: str) -> None:
 
     if form == "zpool":
         return  # SR.probe does not ask whose the pool is
-    # Each state is met by SR.probe and by SR.attach.
+    # Each state comes twice: SR.probe meets it first once, and SR.attach once.
     for moment, _ in kill_points("SR.probe", exported, twice=True):
         if moment != "after":
             assert [found["sr"]["sr"] for found in call("SR.probe", configuration=configuration)] == [sr]
@@ -200,14 +200,14 @@ def test_volume_snapshot_and_clone(sr: str, verb: str, of: str) -> None:
     datasets = raw_names(sr)
 
     def look() -> "tuple[set[str], str]":
-        """What is new, and what the siblings are snapshots of; all else is as it was."""
+        """The new VDIs, and what the siblings are snapshots of. Requires that all else is as it was."""
         now = listed(sr)
         new = {key: now.pop(key) for key in set(now) - set(before)}
         (named,) = {now[key]["keys"].pop("snapshot_of") for key in siblings}
         for key, record in now.items():
             assert record == {**before[key], "keys": without_snapshot_of(before[key])}
         assert set(now) == set(before)
-        # No other disk is ever taken for theirs.
+        # The siblings never become snapshots of an unrelated disk.
         assert named == disk if of == "disk" else named not in before
         for record in new.values():
             assert (record["name"], record["description"], record["virtual_size"]) == ("disk", "d", GIB)
@@ -222,7 +222,7 @@ def test_volume_snapshot_and_clone(sr: str, verb: str, of: str) -> None:
         made = call(f"Volume.{verb}", **arguments)["key"]
         found, named = look()
         assert found == {*half_done, made}
-        if of != "disk":  # the first clone that was made has got them
+        if of != "disk":  # they are now snapshots of the first clone that was made
             assert {named} == (half_done or {made})
         for key in found:
             call("Volume.destroy", sr=sr, key=key)
@@ -232,7 +232,7 @@ def test_volume_snapshot_and_clone(sr: str, verb: str, of: str) -> None:
 
 
 class Reverted:
-    """A disk of 3 GiB with a snapshot of when it had 1 GiB and one of when it had 2, and a bystander."""
+    """A disk of 3 GiB, its snapshots from when it had 1 and 2 GiB, and an unrelated disk, the bystander."""
 
     OLD, NEW = 3 * GIB, GIB
 
@@ -244,7 +244,7 @@ class Reverted:
         self.renew()
 
     def renew(self) -> "dict[str, Any]":
-        """A new disk; the arguments of the Volume.revert to its older snapshot."""
+        """Makes a new disk; returns the arguments of a Volume.revert to its older snapshot."""
         self.key = new_disk(self.sr, 1)
         self.older = snapshot(self.sr, self.key)
         call("Volume.resize", sr=self.sr, key=self.key, new_size=2 * GIB)
@@ -256,7 +256,7 @@ class Reverted:
         return self.arguments()
 
     def grow(self) -> None:
-        """From its older snapshot's content on, as it was: with something made from it, and larger."""
+        """After a revert to the older snapshot: takes the newer snapshot anew and gives the disk its old size."""
         call("Volume.destroy", sr=self.sr, key=self.newer)
         call("Volume.resize", sr=self.sr, key=self.key, new_size=2 * GIB)
         self.newer = snapshot(self.sr, self.key)
@@ -267,21 +267,21 @@ class Reverted:
         return {"sr": self.sr, "key": self.key, "snapshot": self.older}
 
     def look(self) -> int:
-        """The disk's size; all else is as it was."""
+        """The disk's size, from SR.ls. Requires that all else is as it was."""
         now = listed(self.sr)
         size: int = now[self.key]["virtual_size"]
         assert now == {**self.before, self.key: {**self.before[self.key], "virtual_size": size}}
         return size
 
     def stat(self) -> int:
-        """The same as Volume.stat tells it."""
+        """The disk's size, from Volume.stat. Requires that the rest of its record is as it was."""
         record = essence(call("Volume.stat", sr=self.sr, key=self.key))
         size: int = record["virtual_size"]
         assert record == {**self.before[self.key], "virtual_size": size}
         return size
 
     def remove(self) -> None:
-        """All but the bystander."""
+        """Destroys all but the bystander."""
         for key in (self.key, self.older, self.newer):
             call("Volume.destroy", sr=self.sr, key=key)
         assert listed(self.sr) == self.kept
@@ -292,7 +292,7 @@ def test_volume_revert(sr: str) -> None:
     made = Reverted(sr)
     sizes: "list[int]" = []
     for moment, number in kill_points("Volume.revert", lambda: made.renew() if sizes else made.arguments(), twice=True):
-        # Whoever comes first ends what the killed one has begun.
+        # Whichever verb looks first, both see the same disk.
         first, second = (made.stat, made.look) if moment == "before" else (made.look, made.stat)
         sizes.append(first())
         assert sizes[-1] in (made.OLD, made.NEW), (moment, number)
@@ -302,7 +302,7 @@ def test_volume_revert(sr: str) -> None:
         require_well(sr)
         assert made.look() == made.NEW
         made.remove()
-    # Once it has happened, no later kill undoes it.
+    # From some moment on, every killed revert has taken effect.
     assert sizes == sorted(sizes, reverse=True)
     assert set(sizes) == {made.OLD, made.NEW}
     destroy_all(sr)
@@ -312,7 +312,7 @@ NOT_YET, REMOVED, MOVED = "without effect", "the old disk is removed", "the old 
 
 
 def kill_revert(made: Reverted, wanted: str) -> None:
-    """Kills a revert when what is to be the disk is there, and the old one is still there, or removed, or away."""
+    """Kills a revert when the new zvol is there and the old disk is in the `wanted` state."""
     for number in range(made.moments.get(wanted, 1), 20):
         made.moments[wanted] = number  # where to begin the next time
         assert kill("Volume.revert", "after", number, made.arguments()), "there is no such moment"
@@ -378,7 +378,7 @@ def test_destroyed_after_a_killed_revert_it_stays_so(sr: str) -> None:
 
 
 def test_revert_killed_while_a_command_runs(sr: str) -> None:
-    """What the killed one had started does its work later, and hurts nobody."""
+    """The command that the killed revert had started does its work later, and does no harm."""
     made = Reverted(sr)
     number = 1
     while kill("Volume.revert", "during", number, made.arguments()):
@@ -437,7 +437,7 @@ def test_volume_destroy(bench: Bench, shape: str) -> None:
         now = listed(sr)
         outcomes.append(key not in now)
         left = {name: record for name, record in before.items() if name not in doomed}
-        # All that is to go is gone, or all is there.
+        # Either all doomed VDIs are gone, or all VDIs are there.
         assert now == (left if outcomes[-1] else before), (moment, number)
         for name in doomed:
             if outcomes[-1]:
@@ -468,7 +468,7 @@ def test_volume_destroy(bench: Bench, shape: str) -> None:
         ("Volume.set", {"k": "a", "v": "n" * 9000}, "keys", {}, {"a": "n" * 9000}),
         ("Volume.unset", {"k": "gone"}, "keys", {"gone": "v" * 9000}, {}),
     ],
-    ids=["resize", "set_name", "set_description", "set", "unset"],  # the texts themselves would be pages
+    ids=["resize", "set_name", "set_description", "set", "unset"],  # the arguments themselves would fill pages
 )
 def test_volume_changes(sr: str, verb: str, arguments: "dict[str, Any]", member: str, old: object, new: object) -> None:
     key = ""
@@ -491,7 +491,7 @@ def test_volume_changes(sr: str, verb: str, arguments: "dict[str, Any]", member:
 
 
 def test_at_any_moment(sr: str) -> None:
-    """Kills that do not wait for a border: in the interpreter's start, in a module's import, while a child runs."""
+    """Kills at random moments: while the interpreter starts, while it imports a module, while a child runs."""
     chance = random.Random(0)
     arguments = {"sr": sr, "name": "n", "description": "d" * 9000, "size": GIB, "sharable": False}
     returned = set()
@@ -511,7 +511,7 @@ def test_at_any_moment(sr: str) -> None:
 
 
 def test_revert_at_any_moment(sr: str) -> None:
-    """The disk is there, old or new, at once: also while a command of the killed verb still runs."""
+    """Right after the kill the disk is there, old or new, even while a command of the killed verb still runs."""
     chance = random.Random(1)
     key = new_disk(sr, 1)
     older = snapshot(sr, key)
