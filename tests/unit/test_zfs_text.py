@@ -2,7 +2,7 @@
 """zfsvol.zfs.text reads what OpenZFS prints.
 
 The texts were printed by `zpool status -P -p` and `zpool import` of OpenZFS 2.1.11 in the lab, unless a comment names
-another version. Lines about work that takes long are composed as cmd/zpool/zpool_main.c prints them.
+another version. Lines about long-running work are composed as cmd/zpool/zpool_main.c prints them.
 """
 
 import pytest
@@ -59,7 +59,7 @@ config:
 errors: No known data errors
 """
 
-# A failed disk is being replaced; the replacement has not begun to be written to.
+# A failed disk is being replaced; nothing is written to the replacement yet.
 REPLACING = """\
   pool: tank
  state: DEGRADED
@@ -113,7 +113,7 @@ config:
 errors: No known data errors
 """
 
-# Blocks of a mirror were overwritten on both sides; another disk is gone and known by its guid.
+# Blocks were overwritten on both sides of a mirror. Another disk is gone, and is listed by its guid.
 MISSING_DISK = """\
   pool: tank
  state: DEGRADED
@@ -209,7 +209,7 @@ config:
 errors: No known data errors
 """
 
-# Names that begin like, or are, the heading of a class.
+# A pool that has the name of a class.
 CALLED_SPECIAL = """\
   pool: special
  state: ONLINE
@@ -226,7 +226,7 @@ config:
 errors: No known data errors
 """
 
-# `zpool import`: pools that can, and cannot, be imported, with missing logs and after a removal.
+# `zpool import`: pools that can and that cannot be imported, one with missing logs, one after a device removal.
 IMPORTABLE = """\
    pool: c
      id: 4960288397570585650
@@ -324,7 +324,7 @@ config:
 
 
 def one(printed):
-    """The only pool of a text."""
+    """The only pool in a text."""
     (pool,) = text.read(printed)
     return pool
 
@@ -410,7 +410,7 @@ def test_lines_of_a_later_release():
     assert (pool.layout, pool.health()) == ([("", 1)], "ONLINE")
 
 
-# What stands behind "scan:", and what of it health() says. The times and rates are what differs between releases.
+# What follows "scan:", and how health() puts it. Releases differ in times and rates.
 SCANS = [
     (
         (
@@ -487,14 +487,14 @@ def test_importable():
 
 
 def test_importable_of_a_later_release():
-    """Its lines are indented less."""
+    """OpenZFS 2.3 indents the lines less."""
     pool = one(IMPORTABLE_2_3)
     assert (pool.name, pool.guid, pool.state) == ("tank", "10311376059003176567", "DEGRADED")
     assert rows(pool, 1) == ["mirror-0", "mirror-1", "loop4"]
 
 
 def test_fields():
-    """What else a text says of a pool, with colons and continued lines."""
+    """The other fields of a text, with colons and continued lines."""
     another = "comment: pool: of another host\n action: Import it with\n\tthe '-f' flag.\n"
     fields = one(IMPORTABLE_2_3.replace("config:", another + "config:")).fields
     assert (fields["comment"], fields["action"]) == ("pool: of another host", "Import it with, the '-f' flag.")

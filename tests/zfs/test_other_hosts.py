@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""SRs that another host left behind, whole or not: how SR.probe reports them, and how they are attached here."""
+"""SRs that another host left behind, complete or not: how SR.probe reports them, and how SR.attach attaches them."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ HOSTID = Path("/etc/hostid")
 
 @contextmanager
 def host(number: int) -> "Iterator[None]":
-    """Within the `with` this host has the id `number`; 0: none."""
+    """Inside the `with`, this host has the id `number`; 0: no id."""
     before = HOSTID.read_bytes() if HOSTID.exists() else None
     try:
         HOSTID.unlink() if before is not None and number == 0 else None
@@ -33,10 +33,10 @@ def host(number: int) -> "Iterator[None]":
 
 
 class Dead:
-    """An SR that was attached when its host died. Its disks are here, in the state of that moment."""
+    """An SR that was attached when its host died. Its disks are here, as they were at that moment."""
 
     def __init__(self, bench: Bench, *, number: int, words: str = "", zpool: bool = False) -> None:
-        """`number`: that host's id. `words`: those of `vdev=` or `zpool create`, with %d for disks."""
+        """`number`: that host's id. `words`: the layout for `vdev=` or `zpool create`, with %d for each disk."""
         self.disks = bench.disks(1 + words.count("%d") if not words else words.count("%d"), SIZE)
         layout = words
         for disk in self.disks:
@@ -66,7 +66,7 @@ class Dead:
         assert self.pool not in pools()
 
     def require_attached(self, **configuration: str) -> None:
-        """Checks that SR.attach with this device-config finds it with its content."""
+        """Checks that SR.attach with this device-config attaches the SR with its content."""
         assert call_inside("SR.attach", configuration=configuration) == self.sr
         assert [record["key"] for record in call_inside("SR.ls", sr=self.sr)] == [self.key]
 
@@ -126,7 +126,7 @@ class TestDead:
 
 class TestMissing:
     def test_a_log_device_is_named(self, bench: Bench) -> None:
-        """Without it, the writes of the last seconds may be lost, so only a person may decide that."""
+        """Without its log, the SR may lose the writes of the last seconds, so only a person may decide to import it."""
         disk, log = bench.disks(2, SIZE)
         configuration = call_inside(
             "SR.create", uuid=new_uuid(), configuration={"vdev": f"{disk} log {log}"}, name="precious", description=""
