@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Which devices are the host's own, arrays included, which the lab's kernel lacks. The files are as in /sys."""
+"""Which devices are the host's own. A directory stands for /sys, as the lab's kernel has no md arrays."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from zfsvol.zfs import disks
 
 @pytest.fixture
 def sys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/sys with two disks, an array on a partition of each, one on zvols, a multipath device, a logical volume."""
+    """A /sys with arrays on the partitions of two disks, on zvols and on a logical volume, and a multipath device."""
     monkeypatch.setattr(blockdevice, "_SYS", str(tmp_path / "class"))
     monkeypatch.setattr(blockdevice, "_BY_ID", str(tmp_path / "by-id"))
     (tmp_path / "class").mkdir()
@@ -59,7 +59,7 @@ def test_an_array_is_searched_and_its_parts_are_not(sys: Path) -> None:
 
 
 def test_an_array_under_a_logical_volume_is_not_searched(sys: Path) -> None:
-    """The logical volume may be a guest's disk: only its name brings it in."""
+    """The logical volume may be a guest's disk, so it is searched only when it is named."""
     assert "/dev/md0" not in disks.searchable([], [])
     (sys / "class" / "md0" / "holders" / "dm-1").unlink()
     assert "/dev/md0" in disks.searchable([], [])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The genuine sanoid and syncoid on an SR, while disks are made and deleted.
+"""Runs the genuine sanoid and syncoid on an SR while disks are made and deleted.
 
-tests/zfs/family/test_others.py has the details of what they keep of deleted disks. tests/run unpacks Debian's package
-into the directory that ZFSVOL_SANOID names.
+tests/zfs/family/test_others.py tests in detail what their snapshots keep of deleted disks. tests/run unpacks Debian's
+package into the directory that ZFSVOL_SANOID names.
 """
 
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ SETTINGS = Path("/usr/share/sanoid")
 NOT_EMPTY = "SR_BACKEND_FAILURE_39"
 SIZE = 16 * MIB
 
-# sanoid at once takes a snapshot of each kind that it should keep and has none of.
+# sanoid takes a snapshot at once of each kind that it should keep but has none of.
 KINDS = ("frequently", "hourly", "daily", "weekly", "monthly", "yearly")
 
 pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, and ZFSVOL_SANOID names none")
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, a
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> "Iterator[None]":
-    """Gives sanoid its defaults. Stops udev, which would keep the nodes of new and vanishing zvols busy."""
+    """Gives sanoid its defaults. Stops udev, which would keep the nodes of short-lived zvols busy."""
     if not SETTINGS.exists():
         SETTINGS.symlink_to(PACKAGE / "usr/share/sanoid")
     udevadm("control", "--stop-exec-queue")
@@ -66,17 +66,17 @@ def programs() -> "Iterator[None]":
 
 @pytest.fixture
 def sanoid(tmp_path: Path) -> "Callable[..., str]":
-    """Takes snapshots of one kind of an SR and all below it, or prunes all of that kind; returns sanoid's output."""
+    """Takes snapshots of one kind, of an SR and all below it, or prunes them all; returns sanoid's output."""
 
     def run_it(sr: str, action: str, kind: str, *settings: str) -> str:
-        # To take one, all other kinds are 0; to prune, all other kinds are more than exist.
+        # To take one kind, keep 0 of all others. To prune one kind, keep more of all others than exist.
         wanted = dict.fromkeys(KINDS, 100 * (action == "prune"))
         wanted[kind] = int(action == "take")
         lines = [f"[{sr}]", "use_template = mine", "recursive = yes", "[template_mine]", "autosnap = yes"]
         lines += ["autoprune = yes", *(f"{name} = {number}" for name, number in wanted.items()), *settings]
         (tmp_path / "sanoid.conf").write_text("\n".join([*lines, ""]))
         cache = tmp_path / "cache"
-        shutil.rmtree(str(cache), ignore_errors=True)  # else it would not look again for a quarter of an hour
+        shutil.rmtree(str(cache), ignore_errors=True)  # sanoid trusts its cache for a quarter of an hour
         argv = [SANOID, "--configdir", str(tmp_path), "--cache-dir", str(cache), "--run-dir", str(tmp_path / "run")]
         return said([*argv, "--verbose", f"--{action}-snapshots", *(["--force-prune"] if action == "prune" else [])])[1]
 
@@ -130,7 +130,7 @@ class TestSanoid:
         revert(sr, disk, taken)
         destroy(sr, other, made)
         require_content(sr, {disk: 1, taken: 1}, SIZE)
-        # Now the remains of removed disks get snapshots, too.
+        # Now sanoid also takes snapshots of the remains of removed disks.
         sanoid(sr, "take", "daily")
         assert len(set(graves(sr)) & set(snapshots(sr, "daily"))) == 3
         destroy(sr, disk, taken)
@@ -190,7 +190,7 @@ class TestSyncoid:
         require_synced(sr, copy)
         require_content(copy, {disk: 3, taken: 1, made: 1, other: 4}, SIZE)
         assert "syncoid_*" in call("SR.stat", sr=sr)["health"][1]
-        # A reverted disk is another zvol, and has no snapshot in common with its old copy.
+        # After a revert the disk is another zvol, which has no snapshot in common with its old copy.
         revert(sr, disk, taken)
         write(sr, made, 5)
         status, output = syncoid(sr, copy)
