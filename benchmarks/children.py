@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Carries out a verb and writes down its children: children.py FILE VERB --json, with the request on stdin.
+"""Runs a verb and records its child processes: children.py FILE VERB --json, with the request on stdin.
 
-FILE gets a JSON list with a pair of argument list and exit status for each child process, in the order of their
-starts.
+FILE gets a JSON list with a pair for each child, in the order of their starts: its argument list and its exit status.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The commands in lab/README.md and benchmarks/README.md do what these say; slow ones are shortened."""
+"""The commands in lab/README.md and benchmarks/README.md do what those files say. Slow ones are shortened."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def shell(script: str, **variables: str) -> str:
 
 
 def own(line: str) -> str:
-    """The line with names of the test's own guests, and with its version of OpenZFS."""
+    """The line, with guest names of the test's own and the tested version of OpenZFS."""
     line = re.sub(r"--name ([a-z]+)", rf"--name documents-{os.getpid()}-\1", line)
     return re.sub(r"^lab/vm( start)?(?= --)", rf"lab/vm\1 --zfs {ZFS}", line)
 
