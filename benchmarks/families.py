@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A disk with its snapshots, which each measurement finds in the same state."""
+"""A disk and its snapshots, put back into the same state before each measurement."""
 
 from benchmarks.pools import Failed, Pools, run
 from tests import client
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Family:
-    """A disk and the VDIs that are snapshots of it. Each stage finds as many of them as the one before did."""
+    """A disk and the VDIs that are snapshots of it. Each stage finds the same number of snapshots."""
 
     AWAY = "renamed"  # what the bare `zfs rename` calls the disk
 
@@ -25,15 +25,15 @@ class Family:
         self.size = 0
         self.disk = ""
         self.snapshots: "list[str]" = []  # the oldest first
-        self.ancestors: "list[str]" = []  # what the disk was made from, and snapshots of these
-        self.is_removed: "bool | None" = None  # None: what the last measurement has changed is to be undone
+        self.ancestors: "list[str]" = []  # the disks that the disk was made from, and their snapshots
+        self.is_removed: "bool | None" = None  # None: the changes of the last measurement must be undone
 
     def call(self, verb: str, **arguments: str) -> "Any":
-        """A verb of the driver, in this process."""
+        """Runs a verb of the driver in this process."""
         return client.call_inside(verb, sr=self.pools.sr, **arguments)
 
     def zfs(self, *words: str) -> None:
-        """A command of the administrator; words that begin with a slash are datasets of the SR."""
+        """Runs a zfs command; words that begin with a slash are datasets of the SR."""
         run("zfs", *(self.pools.sr + word if word[0] == "/" else word for word in words))
 
     def grow(self, size: int) -> None:
@@ -42,7 +42,7 @@ class Family:
         self.stage(removed=False)
 
     def descend(self) -> None:
-        """Goes on with a clone of the newest snapshot, which gets as many snapshots."""
+        """Continues with a clone of the newest snapshot, and gives it as many snapshots."""
         self.stage(removed=False)
         self.ancestors += [self.disk, *self.snapshots]
         self.disk = self.call("Volume.clone", key=self.snapshots[-1])["key"]
@@ -50,16 +50,16 @@ class Family:
         self.grow(self.size)
 
     def clear(self) -> None:
-        """Takes it away, with all that was made from it."""
+        """Destroys the family, with all that was made from it."""
         self.stage(removed=False)
         self.zfs("destroy", "-R", "/" + [*self.ancestors, self.disk][0])
 
-    # What each measurement begins with
+    # The state before each measurement
 
     def stage(self, *, removed: bool, changes: bool = True) -> None:
-        """Undoes what the last measurement has done. `removed`: with the disk in the graveyard.
+        """Undoes what the last measurement did. `removed`: with the disk in the graveyard.
 
-        `changes`: the next one will do something that is to be undone.
+        `changes`: the next measurement will make changes that must be undone.
         """
         if self.is_removed != removed:
             self._restore(removed=removed)
@@ -69,7 +69,7 @@ class Family:
         present = self.pools.present()
         grave = self._grave(present)
         if removed and grave and present.issuperset(self.snapshots):
-            # The name in the graveyard stays the same, which recorded commands have.
+            # The name in the graveyard must stay the same: recorded commands contain it.
             self._remove_others(present)
             return
         if grave:
@@ -95,12 +95,12 @@ class Family:
         return graves[0] if graves else ""
 
     def _remove_others(self, present: "set[str]") -> None:
-        # A snapshot goes after what was made from it. Not by the driver, which leaves alone the bare clones: no VDIs.
+        # Clones go before their snapshots. The driver's verbs would leave bare clones alone, as they are no VDIs.
         for name in sorted(self._others(present), key=lambda name: "@" in name):
             self.zfs("destroy", "/" + name)
 
     def _others(self, present: "set[str]") -> "set[str]":
-        """What the last measurement has made, by the names it has when the disk is where it belongs."""
+        """What the last measurement has made, by the names that it has once the disk has its own name again."""
         own = {*self.pools.volumes, *self.ancestors, self.disk, *self.snapshots}
         found = set()
         for name in present:
@@ -120,27 +120,27 @@ class Family:
     # Stages of verbs, and of the bare commands beside them
 
     def of_disk(self, _pools: Pools) -> "dict[str, Any]":
-        """The disk, which is there."""
+        """The disk, which exists."""
         self.stage(removed=False)
         return {"sr": self.pools.sr, "key": self.disk}
 
     def of_disk_read(self, _pools: Pools) -> "dict[str, Any]":
-        """The same for a verb that only reads."""
+        """The disk, for a verb that only reads."""
         self.stage(removed=False, changes=False)
         return {"sr": self.pools.sr, "key": self.disk}
 
     def of_snapshot(self, _pools: Pools) -> "dict[str, Any]":
-        """A snapshot of the disk, which is there."""
+        """A snapshot of the disk; the disk exists."""
         self.stage(removed=False)
         return {"sr": self.pools.sr, "key": self.middle()}
 
     def of_orphan(self, _pools: Pools) -> "dict[str, Any]":
-        """A snapshot of the disk, which is removed."""
+        """A snapshot of the disk; the disk is removed."""
         self.stage(removed=True)
         return {"sr": self.pools.sr, "key": self.middle()}
 
     def of_orphans(self, pools: Pools) -> "dict[str, Any]":
-        """The same, with all snapshots saying whose they are: a clone of one makes them its own."""
+        """The same, with snapshot_of set on all snapshots: a clone of one changes it on all of them."""
         arguments = self.of_orphan(pools)
         snapshots = [self.pools.volume(key) for key in self.snapshots]
         programs.set_on_vdis(
@@ -154,7 +154,7 @@ class Family:
         return {"sr": self.pools.sr, "snapshot": self.snapshots[0], "key": self.disk}
 
     def of_sr(self, _pools: Pools) -> "dict[str, Any]":
-        """All there is."""
+        """The SR."""
         self.stage(removed=False, changes=False)
         return {"sr": self.pools.sr}
 
@@ -164,44 +164,44 @@ class Family:
         return ["zfs", "snapshot", f"{self.pools.volume(self.disk)}@{client.new_uuid()}"]
 
     def bare_clone(self, _pools: Pools) -> "list[str]":
-        """A ZFS clone of a snapshot in the middle."""
+        """A ZFS clone of the snapshot in the middle."""
         self.stage(removed=False)
         snapshot = f"{self.pools.volume(self.disk)}@{self.middle()}"
         return ["zfs", "clone", snapshot, self.pools.volume(client.new_uuid())]
 
     def bare_rollback(self, _pools: Pools) -> "list[str]":
-        """To the newest snapshot: to an older one, ZFS would destroy those in between."""
+        """A rollback to the newest snapshot: on the way to an older one, ZFS would destroy the newer ones."""
         self.stage(removed=False)
         return ["zfs", "rollback", f"{self.pools.volume(self.disk)}@{self.snapshots[-1]}"]
 
     def bare_destroy(self, _pools: Pools) -> "list[str]":
-        """Of a ZFS snapshot in the middle, nothing being made from it any more."""
+        """Destroys the ZFS snapshot in the middle, after the clone that was made from it."""
         self.stage(removed=False)
         self.zfs("destroy", "/" + self.middle())
         return ["zfs", "destroy", f"{self.pools.volume(self.disk)}@{self.middle()}"]
 
     def bare_rename(self, _pools: Pools) -> "list[str]":
-        """Of the disk."""
+        """Renames the disk."""
         self.stage(removed=False)
         return ["zfs", "rename", self.pools.volume(self.disk), self.pools.volume(self.AWAY)]
 
     def bare_set(self, _pools: Pools) -> "list[str]":
-        """Of one property on all snapshots."""
+        """Sets one property on all snapshots."""
         self.stage(removed=True)
         return ["zfs", "set", "benchmark:of=" + client.new_uuid(), *map(self.pools.volume, self.snapshots)]
 
     def bare_get(self, _pools: Pools) -> "list[str]":
-        """Of all that ZFS knows of the disk."""
+        """Gets all properties of the disk."""
         self.stage(removed=False, changes=False)
         return ["zfs", "get", "-Hp", "all", self.pools.volume(self.disk)]
 
     def bare_list(self, _pools: Pools) -> "list[str]":
-        """Of all zvols."""
+        """Lists all zvols."""
         self.stage(removed=False, changes=False)
         return ["zfs", "list", "-Hp", "-r", self.pools.sr]
 
     def by_size(self) -> "list[tuple[str, str, Stage, Bare]]":
-        """What may cost more in a larger family: verb, remark, stage, the bare command beside it."""
+        """What may cost more in a larger family: verb, remark, stage, the bare command to compare with."""
         return [
             ("Volume.snapshot", "", self.of_disk, self.bare_snapshot),
             ("Volume.clone", "disk", self.of_disk, self.bare_clone),
@@ -216,7 +216,7 @@ class Family:
         ]
 
     def by_depth(self) -> "list[tuple[str, str, Stage, Bare]]":
-        """What may cost more of a disk that is far from the first one of its family."""
+        """What may cost more for a disk that is many generations from the first one of its family."""
         return [
             ("Volume.snapshot", "", self.of_disk, self.bare_snapshot),
             ("Volume.clone", "disk", self.of_disk, self.bare_clone),

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 POOL = "zfs-vol-busy"
-SIZE = 1 << 30  # bytes; what is written all over a large one would fill the memory of the lab
-DELAY = 5  # milliseconds that a write takes longer than in memory
+SIZE = 1 << 30  # bytes; a larger disk, once written all over, would fill the memory of the lab
+DELAY = 5  # milliseconds that dm-delay adds to each write
 _TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 _NEVER = "600"  # seconds
 
-# The guest that keeps the disk busy: blocks that do not compress, written and flushed.
+# Stands for a guest that keeps the disk busy: writes and flushes blocks that do not compress.
 _WRITER = """
 import os, sys, time
 block = os.urandom(1 << 20)
@@ -41,7 +41,7 @@ while True:
 
 
 class Shelf:
-    """An SR in a pool of its own, and a disk in it with a snapshot."""
+    """An SR in the pool POOL, and a disk in it with a snapshot."""
 
     def __init__(self) -> None:
         self.configuration: "dict[str, str]" = {}
@@ -50,7 +50,7 @@ class Shelf:
         self.snapshot = ""
 
     def call(self, verb: str, **arguments: "Any") -> "Any":
-        """A verb as the client starts it."""
+        """Runs a verb as the client does."""
         if verb.startswith("Volume."):
             arguments["sr"] = self.sr
         if verb.startswith("Datapath."):
@@ -58,7 +58,7 @@ class Shelf:
         return client.call(verb, **arguments)
 
     def attached(self, key: str, domain: str, *verbs: str) -> None:
-        """Datapath verbs, each with the Volume.stat before it."""
+        """Runs Datapath verbs, each after a Volume.stat."""
         for verb in verbs:
             self.call("Volume.stat", key=key)
             self.call("Datapath." + verb, key=key, domain=domain)
@@ -66,7 +66,7 @@ class Shelf:
     # The sequences
 
     def sr_create(self) -> None:
-        """In a pool that is there."""
+        """SR.create in an existing pool."""
         uuid = client.new_uuid()
         self.configuration = self.call(
             "SR.create", uuid=uuid, configuration={"zpool": POOL}, name="sr", description="text"
@@ -90,17 +90,17 @@ class Shelf:
         self.call("SR.detach", sr=self.sr)
 
     def sr_destroy(self) -> None:
-        """After PBD.unplug."""
+        """SR.destroy, which comes after PBD.unplug: attaches the SR first."""
         self.plug()
         self.call("SR.destroy", sr=self.sr)
 
     def vdi_create(self) -> None:
-        """Leaves the disk."""
+        """VDI.create. The disk stays."""
         self.disk = self.call("Volume.create", name="disk", description="", size=1 << 30, sharable=False)["key"]
         self.call("Volume.set", key=self.disk, k="vdi-type", v="user")
 
     def vdi_snapshot(self) -> None:
-        """Leaves the snapshot."""
+        """VDI.snapshot. The snapshot stays."""
         source = self.call("Volume.stat", key=self.disk)
         made = self.call("Volume.snapshot", key=self.disk)
         self.snapshot = made["key"]
@@ -114,7 +114,7 @@ class Shelf:
             self.call("Volume.set", key=self.snapshot, k=k, v=v)
 
     def vdi_clone(self) -> None:
-        """Of the snapshot."""
+        """VDI.clone of the snapshot."""
         self.call("Volume.clone", key=self.snapshot)
 
     def vdi_resize(self) -> None:
@@ -124,7 +124,7 @@ class Shelf:
         self.call("Volume.stat", key=self.disk)
 
     def vdi_copy(self) -> None:
-        """But for the copying."""
+        """VDI.copy, without the copying itself."""
         source = self.disk
         self.vdi_create()
         made, self.disk = self.disk, source
@@ -141,7 +141,7 @@ class Shelf:
         self.attached(self.disk, "7", "deactivate", "detach")
 
     def snapshot_revert(self) -> None:
-        """As clients without VDI_REVERT do it: the clone is the disk then."""
+        """The revert of clients without VDI_REVERT: afterwards the clone is the disk."""
         self.vdi_destroy()
         self.disk = self.call("Volume.clone", key=self.snapshot)["key"]
 
@@ -150,17 +150,17 @@ class Shelf:
         self.call("Volume.revert", key=self.disk, snapshot=self.snapshot)
 
     def vdi_destroy(self) -> None:
-        """Of the disk, which has a snapshot."""
+        """VDI.destroy of the disk, which has a snapshot."""
         self.call("Volume.stat", key=self.disk)
         self.call("Volume.destroy", key=self.disk)
 
     def snapshot_destroy(self) -> None:
-        """Of the snapshot."""
+        """VDI.destroy of the snapshot."""
         self.call("Volume.stat", key=self.snapshot)
         self.call("Volume.destroy", key=self.snapshot)
 
 
-# In an order in which each finds what it needs.
+# In this order each finds what it needs.
 SEQUENCES: "list[tuple[str, Callable[[Shelf], None]]]" = [
     ("sr-create (zpool=)", Shelf.sr_create),
     ("sr-scan", Shelf.scan),
@@ -191,7 +191,7 @@ def _never_by_itself() -> "Iterator[None]":
     """The pool writes a group only when somebody waits for it."""
     before = _TIMEOUT.read_text()
     _TIMEOUT.write_text(_NEVER)
-    time.sleep(float(before) + 1)  # what the pool had begun with the shorter time
+    time.sleep(float(before) + 1)  # for what the pool began under the shorter timeout
     yield
     _TIMEOUT.write_text(before)
 
@@ -214,7 +214,7 @@ def _busy() -> "Iterator[None]":
 
 
 def _pass(unit: str, measure: "Callable[[], float]") -> "list[float]":
-    """What `measure` tells of each sequence: the difference of its values."""
+    """For each sequence, by how much it raises the value of `measure`."""
     shelf = Shelf()
     found = []
     for name, sequence in SEQUENCES:
