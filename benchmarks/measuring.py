@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Times processes: the verbs as the client starts them, and what they are held against."""
+"""Times processes: the verbs as the client starts them, and what they are compared with."""
 
 import json
 import os
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# Rounds with so many volumes that one takes long.
+# With more volumes than this a round takes long, so there are fewer rounds.
 MANY = 5000
 ROUNDS_OF_MANY = 3
 
-# The place of a removed disk in the graveyard, up to the token that is made up for it.
+# The name of a removed disk in the graveyard: group 1 is all before the random token.
 GRAVE = re.compile(r"(/\.gone-[0-9a-f-]{36}\.)[0-9a-f]{8}\Z")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Stopwatch:
-    """Runs processes with their output in files, so that nothing but them takes time."""
+    """Runs processes with their output in files, so that reading it takes no time."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def time(self, argv: "list[str]", request: bytes = b"", *, status: int = 0, **keywords: "Any") -> "list[float]":
-        """Seconds of wall clock, and of CPU: user and system, that of all descendants counted."""
+        """Seconds of wall clock, and of CPU: user and system, of the process and all its descendants."""
         paths = [self.directory / name for name in ("stdin", "stdout", "stderr")]
         paths[0].write_bytes(request)
         with paths[0].open("rb") as stdin, paths[1].open("wb") as stdout, paths[2].open("wb") as stderr:
@@ -52,7 +52,7 @@ class Stopwatch:
 def middle(values: "list[list[float]]") -> "list[float]":
     """The median of the wall clock times, and the mean of the CPU times without the least and the greatest.
 
-    The kernel of the lab counts CPU time by a clock of 100 ticks a second, so a median would be a number of ticks.
+    The lab's kernel counts CPU time in ticks of 10 ms, so a median would be a whole number of ticks.
     """
     cpu = sorted(value[1] for value in values)
     return [statistics.median(value[0] for value in values), statistics.mean(cpu[1:-1] if len(cpu) > 2 else cpu)]
@@ -75,9 +75,9 @@ class Bench:
         bare: "Callable[[Pools], list[str]] | None" = None,
         rounds: int = 0,
     ) -> "dict[str, Any]":
-        """One verb: what it starts, and its times beside those of the interpreter and of what it starts.
+        """One verb: its children, and its times beside those of a bare interpreter and of the same children.
 
-        `bare` gives the command that an administrator would use for the same, with the stage set for it: one more time.
+        `bare` sets the stage for the command that an administrator would use instead, and returns it; it is timed, too.
         """
         recorded, children, known = self._children(verb, stage)
         python = []
@@ -114,7 +114,7 @@ class Bench:
         return self.watch.time(argv, request, env=client.environment())
 
     def _children(self, verb: str, stage: "Callable[[Pools], dict[str, Any]]") -> "tuple[Any, list[Any], set[str]]":
-        """The arguments of one call, the command lines that it ran with their statuses, and the uuids before it."""
+        """The arguments of one call, the commands that it ran with their statuses, and the uuids known before it."""
         arguments = self._staged(stage)
         known = UUID.findall(json.dumps([arguments, self.pools.sr, self.pools.spare_uuid, *self.pools.present()]))
         path = self.watch.directory / "children"
@@ -126,12 +126,12 @@ class Bench:
     def _commands(
         self, children: "list[Any]", recorded: "Any", arguments: "Any", known: "set[str]"
     ) -> "list[list[float]]":
-        """The times of the same commands for another call."""
+        """Runs the same commands for another call; returns their times."""
         changes: "dict[str, str]" = {}
         for name, value in arguments.items():
             if value != recorded[name]:
                 changes[str(recorded[name])] = str(value)
-        # What else looks like a uuid, and was nobody's before, the verb has made up.
+        # The verb has made up every other uuid that did not exist before.
         known = known.union(UUID.findall(json.dumps(arguments)))
         times = []
         for argv, status in children:

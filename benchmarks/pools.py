@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The pools that are measured in: an SR with volumes, and a disk for SRs that come and go."""
+"""The pools to measure in: an SR with volumes, and a spare disk for SRs that are made and removed."""
 
 import ctypes
 import os
@@ -12,12 +12,12 @@ from zfsvol import naming
 
 GIB = 1 << 30
 MIB = 1 << 20
-DISK = 20 * GIB  # sparse: what is written to it is metadata alone
+DISK = 20 * GIB  # sparse: only metadata is written to it
 VOLUME = 10 * GIB
 
 
 def run(*argv: str, check: bool = True) -> str:
-    """A command of the administrator; its stdout."""
+    """Runs a command; returns its stdout."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     if check and done.returncode:
         sys.exit("{}: {}".format(" ".join(argv), done.stderr.decode()))
@@ -25,11 +25,11 @@ def run(*argv: str, check: bool = True) -> str:
 
 
 class Failed(SystemExit):
-    """Something did not do what it should: the end of the program, with a sentence that tells."""
+    """Ends the program with a sentence that says what went wrong."""
 
 
 class Core:
-    """libzfs_core, to make many volumes in little time: the same as `zfs create` does, without a process for each."""
+    """libzfs_core, which makes many volumes fast: it does what `zfs create` does, without a process for each."""
 
     ZVOL = 3
     UNIQUE_NAME = 1
@@ -40,7 +40,7 @@ class Core:
         self.core.libzfs_core_init()
 
     def create(self, dataset: str, numbers: "dict[str, int]", texts: "dict[str, str]") -> None:
-        """A zvol with these properties."""
+        """Makes a zvol with these properties."""
         values = ctypes.c_void_p()
         self.nvpair.nvlist_alloc(ctypes.byref(values), self.UNIQUE_NAME, 0)
         for name, number in numbers.items():
@@ -54,7 +54,7 @@ class Core:
 
 
 class Pools:
-    """An SR with volumes, and a disk beside it for SRs that come and go; all is gone after `close`."""
+    """An SR with volumes, and a spare disk for SRs that are made and removed. `close` removes everything."""
 
     def __init__(self, directory: Path, disks: "list[str]") -> None:
         self.directory = directory
@@ -71,7 +71,7 @@ class Pools:
         self.model: "tuple[dict[str, int], dict[str, str]]" = ({}, {})
 
     def open(self) -> None:
-        """Makes the SR and its first volume, by the driver."""
+        """Makes the SR and its first volume, by the driver's verbs."""
         configuration = client.call(
             "SR.create", uuid=client.new_uuid(), configuration={"device": self.disk()}, name="sr", description=""
         )
@@ -83,7 +83,7 @@ class Pools:
         self.model = self.properties_of(key)
 
     def close(self) -> None:
-        """Takes all away."""
+        """Destroys the pools and detaches the loop devices."""
         for pool in self.imported() - self.before:
             run("zpool", "destroy", "-f", pool, check=False)
         for loop in self.loops:
@@ -95,7 +95,7 @@ class Pools:
         return set(run("zpool", "list", "-H", "-o", "name").split("\n")) - {""}
 
     def disk(self) -> str:
-        """An empty disk: one of those that were given, else a loop device on a sparse file."""
+        """An empty disk: one of the given ones, else a loop device on a sparse file."""
         if self.given:
             return self.given.pop(0)
         path = self.directory / f"disk{len(self.loops)}"
@@ -105,7 +105,7 @@ class Pools:
         return self.loops[-1]
 
     def properties_of(self, key: str) -> "tuple[dict[str, int], dict[str, str]]":
-        """What was set on a volume when it was made, numbers and texts."""
+        """What was set on a volume when it was made: numbers, and texts."""
         argv = ["zfs", "get", "-Hp", "-o", "property,value", "-s", "local", "all", self.volume(key)]
         texts = dict(line.split("\t", 1) for line in run(*argv).splitlines())
         block = run("zfs", "get", "-Hp", "-o", "value", "volblocksize", self.volume(key)).strip()
@@ -116,24 +116,24 @@ class Pools:
         return f"{self.sr}/{key}"
 
     def add(self, key: str) -> str:
-        """A new volume with the properties that the driver gave the first one."""
+        """Adds a volume with the properties that the driver gave the first one; returns its key."""
         self.core.create(self.volume(key), *self.model)
         return key
 
     def present(self) -> "set[str]":
-        """The names, without the root's, of all that is below it: zvols, their snapshots, the graveyard."""
+        """The names, relative to the root, of all that is below it: zvols, their snapshots, the graveyard."""
         names = run("zfs", "list", "-H", "-t", "filesystem,volume,snapshot", "-o", "name", "-r", self.sr).split()
         return {name[len(self.sr) + 1 :] for name in names} - {""}
 
     def have(self, number: int) -> None:
-        """Adds volumes until there are so many, and does away with all else that is there."""
+        """Adds volumes until there are `number`, and destroys everything else in the SR."""
         if len(self.volumes) < number:
             while len(self.volumes) < number:
                 self.volumes.append(self.add(client.new_uuid()))
             if self.properties_of(self.volumes[-1]) != self.model:
                 raise Failed(f"{self.volumes[-1]} is not as the driver would have made it")
         while True:
-            # The graveyard is the first of them, and what was made from its zvols goes with it.
+            # The graveyard comes first, and takes along all that was made from its zvols.
             others = sorted(self.present().difference(self.volumes))
             if not others:
                 return
@@ -144,19 +144,19 @@ class Pools:
     def spare_device(self) -> "dict[str, str]":
         """The device-config of SRs on the spare disk.
 
-        Without autotrim: OpenZFS 2.1 lets every export and destroy of a pool that has it wait for five seconds.
+        Without autotrim: in OpenZFS 2.1 every export and destroy of a pool with autotrim waits for five seconds.
         """
         return {"device": self.spare_disk, "autotrim": "off"}
 
     def no_spare(self) -> None:
-        """Nothing is on the spare disk."""
+        """Removes all that is on the spare disk."""
         for pool in self.imported() - self.before - {self.sr}:
             run("zpool", "destroy", "-f", pool)
         run("zpool", "labelclear", "-f", self.spare_disk, check=False)
         run("wipefs", "--all", self.spare_disk, check=False)  # the partitions, where ZFS makes some
 
     def spare(self, *, imported: bool) -> str:
-        """The SR on the spare disk is there, its pool imported or not; its name."""
+        """Makes sure that the spare disk has its SR, with its pool imported or not; returns its name."""
         name = naming.PREFIX + self.spare_uuid
         if name not in self.imported():
             run("zpool", "import", "-N", "-d", "/dev", "-o", "cachefile=none", name, check=False)
