@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the client does with the datapath: the verbs of a VM's start, a copy, an export, in the client's order.
+"""The verbs that the client calls to start a VM, copy a disk or export a snapshot, in the client's order.
 
-Each is held against the same done by hand, a shell script of the bare commands, with an interpreter for each verb.
+Each sequence is compared with a shell script of bare commands that does the same, and one interpreter for each verb.
 """
 
 import json
@@ -55,7 +55,7 @@ _BY_HAND = {
 
 
 class Stage:
-    """A disk, its snapshot, and a place for a copy; the verbs of each sequence."""
+    """A disk and its snapshot, and the verbs that each sequence calls on them."""
 
     def __init__(self, pools: Pools) -> None:
         self.pools = pools
@@ -71,7 +71,7 @@ class Stage:
         return found
 
     def copy(self) -> "Calls":
-        """xe vdi-copy but for the copying: both disks are attached to dom0, the new one is made before."""
+        """xe vdi-copy without the copying itself: makes a disk, and attaches both disks to dom0."""
         made = self.pools.add(client.new_uuid())
         create = {"sr": self.pools.sr, "name": "copy", "description": "", "size": VOLUME, "sharable": False}
         return [
@@ -144,7 +144,7 @@ def _request(arguments: "dict[str, Any]") -> bytes:
 
 
 def _children(bench: Bench, call: "tuple[str, dict[str, Any]]") -> int:
-    """Carries out a verb; how many children it has started."""
+    """Runs a verb; returns how many children it has started."""
     verb, arguments = call
     path = bench.watch.directory / "children"
     argv = [bench.python, str(CHECKOUT / "benchmarks" / "children.py"), str(path), verb, "--json"]
@@ -154,13 +154,13 @@ def _children(bench: Bench, call: "tuple[str, dict[str, Any]]") -> int:
 
 
 def _in_turn(bench: Bench, calls: "Calls") -> "list[float]":
-    """One verb after another, as for one disk."""
+    """Runs one verb after the other, as for one disk."""
     times = [bench.watch.time(client.argv(verb), _request(given), env=client.environment()) for verb, given in calls]
     return [sum(each[index] for each in times) for index in (0, 1)]
 
 
 def _at_once(bench: Bench, calls: "Calls") -> "list[float]":
-    """The domains at once, the verbs of each in turn: a shell for each domain."""
+    """Runs all domains at once, each in a shell that runs its verbs one after the other."""
     each = len(calls) // STORM
     began = time.perf_counter()
     running = []

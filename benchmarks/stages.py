@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs, each with the stage that is set for one call of it.
+"""The verbs, each with a stage that prepares one call of it.
 
-Each stage gives the arguments of one call, with names and values that no other call has where the verb changes
-something.
+A stage returns the arguments of that call. If the verb changes something, no other call has the same names and values.
 """
 
 from benchmarks.pools import MIB, VOLUME, Pools, run
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _key_of(pools: Pools) -> str:
-    """One of the SR's volumes, each time another."""
+    """One of the SR's volumes, a different one for each call."""
     return pools.volumes[pools.number % len(pools.volumes)]
 
 
