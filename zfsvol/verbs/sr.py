@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs on an attached SR: what it holds, how it is, its name.
+"""The verbs on an attached SR: its state, its VDIs, its name and description.
 
 Arguments and results are those of the SMAPIv3 interface; sizes are bytes.
 """
@@ -30,7 +30,7 @@ def stat(dbg: str, sr: str) -> "dict[str, object]":
 
 
 def ls(dbg: str, sr: str) -> "list[dict[str, object]]":
-    """All VDIs of the SR. Complete, or an error: xapi forgets VDIs that are not listed."""
+    """All VDIs of the SR. The verb lists them all or fails: xapi forgets VDIs that are not listed."""
     with srs.opened(sr, READ) as found:
         _, zvols = found.zvols()
     charges = family.charges(found, zvols)
