@@ -42,8 +42,8 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
     """The SRs on imported and importable pools: all of them, or those on the devices, in the pool or with the uuid
     that `configuration` names.
 
-    An importable pool is imported read-only for the look. After a crash it stays imported until SR.attach attaches it,
-    or until the next SR.probe. The result also lists pools that cannot be looked into.
+    To look into an importable pool, it imports that pool read-only. After a crash the pool stays imported until
+    SR.attach attaches it, or until the next SR.probe. The result also lists pools that cannot be looked into.
     """
     kernel.load_module()
     kernel.ensure_hostid()
@@ -53,7 +53,7 @@ def probe(dbg: str, configuration: "dict[str, str]") -> "list[dict[str, object]]
             if discovery.matches(root, configuration):
                 found.append(_probed(sighting, root, configuration))
         if sighting.obstacle is not None and not naming.is_root(sighting.name):
-            # It may hold an SR or not.
+            # Nobody can tell whether it holds an SR.
             place = dict(configuration, **{"zpool": sighting.name, "pool-guid": sighting.guid})
             extra = {"obstacle": sighting.obstacle}
             found.append({"configuration": place, "complete": False, "extra_info": extra})
@@ -82,7 +82,7 @@ def attach(dbg: str, configuration: "dict[str, str]") -> str:
 
     Idempotent. Finishes or undoes what killed verbs left half done, and removes tapdisks and device nodes that nobody
     uses any more. Raises InvalidArgument, SRUnavailable (no such pool or SR, disks missing, read-only), SRInUse
-    (another host uses the pool; a copy of this SR is attached); then the pool is as it was.
+    (another host uses the pool; a copy of this SR is attached). After an error the pool is as it was.
     """
     kernel.load_module()
     kernel.ensure_hostid()

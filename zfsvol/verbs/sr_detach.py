@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs that end an SR here: detach, or for good: destroy.
+"""The verbs that end the use of an SR on this host: detach, and destroy, which also removes the SR.
 
 Arguments and results are those of the SMAPIv3 interface; sizes are bytes.
 """
@@ -65,8 +65,8 @@ def destroy(dbg: str, sr: str) -> None:
     """Removes the SR with all its disks: its own pool, or its root dataset in the administrator's pool.
 
     Raises SRNotEmpty if the root holds anything that this driver did not make, and SRInUse if one of its disks is open,
-    both before it removes anything. Raises SRUnavailable if there is no such SR, as when it is called again. A crash in
-    the middle may leave a part of the SR, which a repetition removes.
+    both before it removes anything. Raises SRUnavailable if there is no such SR, as when it is called again. A crash
+    may leave a part of the SR; calling the verb again removes that.
     """
     found = srs.find(sr)
     with lock.pool(found.guid):
