@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""For verbs that need a VDI that nobody uses: looks at its record, and ends what is left of users that are gone.
+"""For verbs that need an idle VDI: checks its record, and cleans up after users that are gone.
 
-What the datapath needs is imported for a VDI that somebody has attached, and not for the others: it is a fifth of the
-time that a destroy of an idle disk takes.
+The datapath's modules are imported only for VDIs that somebody has attached: the import is a fifth of the time that a
+destroy of an idle disk takes.
 """
 
 import os
@@ -12,7 +12,7 @@ from zfsvol.repository.record import NODE, TAPDISK, Record
 
 
 def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> None:
-    """Raises VDIInUse if the VDI is activated by NODE or TAPDISK, as far as `served_by` names them.
+    """Raises VDIInUse if the VDI is activated in one of the ways in `served_by`.
 
     `done`: what the caller wants to do, as in "was not resized".
     """

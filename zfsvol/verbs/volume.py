@@ -220,9 +220,9 @@ def _removed(sr: SR, key: str) -> "dict[str, int]":
 
 
 class _Temporary:
-    """A VDI's clone-on-boot temporary, which goes with the VDI: idle within the `with`, where it is attached.
+    """A VDI's clone-on-boot temporary, which goes with the VDI. If attached, it is locked and idle inside the `with`.
 
-    Entered before the SR's lock is taken: a verb that has the temporary's lock may wait for the SR's. Raises VDIInUse.
+    Enter it before taking the SR's lock: a verb that holds the temporary's lock may wait for the SR's. Raises VDIInUse.
     """
 
     def __init__(self, sr: SR, key: str, done: str) -> None:
@@ -233,7 +233,7 @@ class _Temporary:
         self._locked: "Locked | None" = None
 
     def _attached(self) -> str:
-        """The temporary's key; "" where there is none, or where nobody has it attached."""
+        """The temporary's key; "" if there is none, or if nobody has it attached."""
         if not any(other != self._of for other in records.all_of(self._sr)):
             return ""  # no need to read the VDI's keys
         try:
@@ -259,12 +259,12 @@ class _Temporary:
             self._locked.__exit__()
 
     def require_same(self) -> None:
-        """For the holder of the SR's lock: raises VDIInUse if another one was set or attached in between."""
+        """With the SR's lock held: raises VDIInUse if another temporary was set or attached in between."""
         if self._attached() not in ("", self._key):
             raise VDIInUse(f"The clone-on-boot disk of the VDI {self._of} was attached just now: try again.")
 
     def forget(self) -> None:
-        """The temporary is removed: removes its node and its record."""
+        """Removes the node and the record of the removed temporary."""
         if self._locked is not None:
             idle.withdraw_node(self._record)
             self._record.forget()
