@@ -93,6 +93,15 @@ def read(sr: SR) -> Family:
     return Family(sr, {name[len(prefix) :]: values for name, values in found.items() if name.startswith(prefix)})
 
 
+def graves(sr: SR) -> "tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]":
+    """The zvols of removed VDIs, and their snapshots, by full name, with the properties read here. Raises Missing."""
+    columns = ("name", "type", "used", "written", "clones", "userrefs")
+    rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
+    found = {row[0]: dict(zip(columns, row)) for row in rows if naming.is_grave(row[0][len(sr.dataset) + 1 :])}
+    zvols = {name: values for name, values in found.items() if values["type"] == "volume"}
+    return zvols, {name: values for name, values in found.items() if values["type"] == "snapshot"}
+
+
 def kept_by_others(zvols: "dict[str, dict[str, str]]", snapshots: "dict[str, dict[str, str]]") -> "list[str]":
     """Those of the removed zvols that only other programs or people keep. Names may be full or short."""
     needed = {name.partition("@")[0] for name, values in snapshots.items() if is_needed(values) and is_ours(name)}
@@ -127,6 +136,11 @@ def is_ours(snapshot: str) -> bool:
 def is_of_others(snapshot: str, values: "dict[str, str]") -> bool:
     """Whether other programs or people keep a ZFS snapshot with these properties: they made it, or they hold it."""
     return not is_ours(snapshot) or values.get("userrefs", "0") not in ("0", "-")
+
+
+def is_kept(snapshot: str, values: "dict[str, str]") -> bool:
+    """Whether a ZFS snapshot with these properties has a clone, or others keep it."""
+    return is_needed(values) or is_of_others(snapshot, values)
 
 
 def is_needed(values: "dict[str, str]") -> bool:

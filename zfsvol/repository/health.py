@@ -12,17 +12,7 @@ from zfsvol.zfs.pool import Missing, Pool
 
 def kept(sr: SR) -> str:
     """How much space of deleted disks other programs' snapshots keep, in a sentence; "" if none."""
-    columns = ("name", "type", "used", "clones", "userrefs")
-    prefix = sr.dataset + "/"
-    rows = [
-        row
-        for row in datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
-        if naming.is_grave(row[0][len(prefix) :])
-    ]
-    found = {row[0]: dict(zip(columns, row)) for row in rows}
-    zvols = {name: values for name, values in found.items() if values["type"] == "volume"}
-    snapshots = {name: values for name, values in found.items() if values["type"] == "snapshot"}
-    return family.kept_sentence(zvols, snapshots)
+    return family.kept_sentence(*family.graves(sr))
 
 
 def stat(pool: Pool, dataset: str, root: Root, notes: "list[str]") -> "dict[str, object]":

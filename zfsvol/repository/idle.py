@@ -28,8 +28,7 @@ def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (N
             f"The VDI {record.key} is in use by {record.holders(users)}, and was not {done}. "
             f"{attachment.advice(record, users)}"
         )
-    if os.path.exists(record.path):
-        attachment.forget_unused(record)
+    attachment.forget_unused(record)
 
 
 def withdraw_node(record: Record) -> None:

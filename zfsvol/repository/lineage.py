@@ -91,13 +91,17 @@ def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
     `done`: what the caller wants to do, as in "was not destroyed". The result is for `bury`.
     """
     try:
-        kept = programs.remove(sr.zfs, sr.dataset, key, action)
+        return _remove(sr, key, action)
     except Busy as error:
         from zfsvol.host import blockdevice  # for the message only
 
         name = str(error).rpartition("/")[2]
         users = ", ".join(blockdevice.open_zvols(sr.dataset).get(name, [])) or "a VM or the kernel"
         raise VDIInUse(f"The VDI {name} is in use by {users}, and was not {done}.") from None
+
+
+def _remove(sr: SR, name: str, action: str) -> "dict[str, int]":
+    kept = programs.remove(sr.zfs, sr.dataset, name, action)
     if kept.foreign:
         sr.note_kept(is_any=True)
     return kept.reserved
@@ -109,12 +113,10 @@ def discard(sr: SR, name: str) -> None:
     If others' snapshots keep it, it is renamed like a removed VDI, so that its name is free.
     """
     try:
-        kept = programs.remove(sr.zfs, sr.dataset, name, "discard")
+        kept = _remove(sr, name, "discard")
     except Missing:
         return
-    if kept.foreign:
-        sr.note_kept(is_any=True)
-    bury(sr, kept.reserved)
+    bury(sr, kept)
 
 
 def bury(sr: SR, kept: "dict[str, int]") -> None:
@@ -149,18 +151,10 @@ def prune_graves(sr: SR) -> None:
     """
     from zfsvol.repository import family  # only needed for SRs with others' snapshots
 
-    columns = ("name", "type", "written", "clones", "userrefs")
-    rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot", columns=columns)
-    found = {row[0]: dict(zip(columns, row)) for row in rows if naming.is_grave(row[0][len(sr.dataset) + 1 :])}
-    kept = {
-        name.partition("@")[0]
-        for name, values in found.items()
-        if "@" in name and (family.is_needed(values) or family.is_of_others(name, values))
-    }
+    zvols, snapshots = family.graves(sr)
+    kept = {name.partition("@")[0] for name, values in snapshots.items() if family.is_kept(name, values)}
     unneeded = [
-        name
-        for name, values in found.items()
-        if "@" not in name and (name not in kept or int(values["written"]) >= family.EMPTY_CLONE)
+        name for name, values in zvols.items() if name not in kept or int(values["written"]) >= family.EMPTY_CLONE
     ]
     if unneeded:
         programs.prune(sr.zfs, sr.dataset, unneeded)

@@ -108,7 +108,7 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
 
 def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
     zvol = name.partition("@")[0]
-    if family.is_of_others(name, values) or family.is_needed(values) or vdi.is_removed(found.zvols.get(zvol, {})):
+    if family.is_kept(name, values) or vdi.is_removed(found.zvols.get(zvol, {})):
         return []
     dataset = found.dataset(name)
     text = f"{name} was made for a disk that is not there"

@@ -158,7 +158,7 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
             source = found.vdi(snapshot)
             _require_revertible(source, target)
-            temporary.require_same()
+            temporary.require_same(target)
             lineage.prepare_revert(found, source, target)
             try:
                 kept = lineage.remove(found, key, "replace", "reverted")
@@ -232,12 +232,12 @@ class _Temporary:
         self._key = ""
         self._locked: "Locked | None" = None
 
-    def _attached(self) -> str:
-        """The temporary's key; "" if there is none, or if nobody has it attached."""
+    def _attached(self, vdi: "VDI | None" = None) -> str:
+        """The temporary's key; "" if there is none, or if nobody has it attached. `vdi`: the VDI, if already read."""
         if not any(other != self._of for other in records.all_of(self._sr)):
             return ""  # no need to read the VDI's keys
         try:
-            key = self._sr.vdi(self._of).keys.get(naming.TEMPORARY, self._of)
+            key = (vdi or self._sr.vdi(self._of)).keys.get(naming.TEMPORARY, self._of)
         except VDIUnavailable:
             return ""
         return key if naming.is_uuid(key) and key != self._of and records.exists(self._sr, key) else ""
@@ -258,9 +258,9 @@ class _Temporary:
         if self._locked is not None:
             self._locked.__exit__()
 
-    def require_same(self) -> None:
+    def require_same(self, vdi: "VDI | None" = None) -> None:
         """With the SR's lock held: raises VDIInUse if another temporary was set or attached in between."""
-        if self._attached() not in ("", self._key):
+        if self._attached(vdi) not in ("", self._key):
             raise VDIInUse(f"The clone-on-boot disk of the VDI {self._of} was attached just now: try again.")
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ import time
 from zfsvol import log, naming
 from zfsvol.errors import NoSpace, StorageError
 from zfsvol.properties import key_property
-from zfsvol.zfs import changes
+from zfsvol.zfs import changes, datasets
 from zfsvol.zfs.pool import Busy, Missing, Pool, when_idle
 
 TYPE_CHECKING = False
@@ -74,8 +74,8 @@ def _destroy_newest_bookmarks(pool: Pool, zvol: str) -> None:
     They hold no data, and are useless to their owners, since the zvol will get no newer content. Replication can
     continue from the other bookmarks.
     """
-    argv = ["zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", "name,createtxg", "-d", "1", zvol]
-    made = {name: int(txg) for name, txg in (line.split("\t") for line in pool.read(argv).splitlines())}
+    rows = datasets.listing(pool, zvol, types="snapshot,bookmark", columns=("name", "createtxg"))
+    made = {name: int(txg) for name, txg in rows}
     newest = max((txg for name, txg in made.items() if "@" in name), default=0)
     for name, txg in made.items():
         if "#" in name and txg > newest:
@@ -111,14 +111,14 @@ def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
     return when_idle(attempt)
 
 
-def prune(pool: Pool, root: str, datasets: "list[str]") -> None:
+def prune(pool: Pool, root: str, names: "list[str]") -> None:
     """Destroys those of the removed zvols and of the driver's snapshots that nothing was made from.
 
     It also destroys what only these needed. It rolls a removed zvol that is still needed back to its newest snapshot,
     and destroys the bookmarks that prevent it. It touches no other zvols and snapshots. A hundred datasets in one
     transaction.
     """
-    todo = datasets
+    todo = names
     for _ in range(_BOOKMARK_TRIES):
         stuck: "list[str]" = []
         for start in range(0, len(todo), _PRUNED_AT_ONCE):
@@ -135,14 +135,14 @@ def _removal(root: str, *words: str) -> "list[str]":
     return ["zfs", "program", "-j", root.partition("/")[0], _REMOVE, *own, *words]
 
 
-def set_on_vdis(pool: Pool, datasets: "list[str]", values: "dict[str, str]") -> int:
+def set_on_vdis(pool: Pool, names: "list[str]", values: "dict[str, str]") -> int:
     """Sets user properties on VDIs, a thousand VDIs in one transaction; returns how many were changed.
 
     Skips datasets that do not exist or are removed VDIs; `zfs set` would change the remains of a removed one. Raises
     NoSpace.
     """
     pairs = [word for pair in values.items() for word in pair]
-    return _set(pool, datasets, ["set", str(len(values)), *pairs])
+    return _set(pool, names, ["set", str(len(values)), *pairs])
 
 
 def unset_on_vdi(pool: Pool, dataset: str, name: str) -> int:
@@ -150,10 +150,10 @@ def unset_on_vdi(pool: Pool, dataset: str, name: str) -> int:
     return _set(pool, [dataset], ["unset", "1", name, "-"])
 
 
-def _set(pool: Pool, datasets: "list[str]", words: "list[str]") -> int:
+def _set(pool: Pool, names: "list[str]", words: "list[str]") -> int:
     changed = 0
-    for start in range(0, len(datasets), _SET_AT_ONCE):
-        some = datasets[start : start + _SET_AT_ONCE]
+    for start in range(0, len(names), _SET_AT_ONCE):
+        some = names[start : start + _SET_AT_ONCE]
         argv = ["zfs", "program", "-j", pool.name, _SET, naming.VDI_NAME, naming.VDI_REMOVED, *words, *some]
         answer = json.loads(pool.change(argv))["return"]
         if "error" in answer:
