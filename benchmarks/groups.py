@@ -7,12 +7,12 @@ on a busy disk each group takes a second or more. The sequences are those of xap
 
 from contextlib import contextmanager
 import os
-from pathlib import Path
 import subprocess
 import time
 
 from benchmarks.pools import Pools, run
 from tests import client
+from tests.transactions import keys_of_snapshot, last_group, none_by_itself
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 POOL = "zfs-vol-busy"
 SIZE = 1 << 30  # bytes; a larger disk, once written all over, would fill the memory of the lab
 DELAY = 5  # milliseconds that dm-delay adds to each write
-_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
-_NEVER = "600"  # seconds
 
 # Stands for a guest that keeps the disk busy: writes and flushes blocks that do not compress.
 _WRITER = """
@@ -104,13 +102,7 @@ class Shelf:
         source = self.call("Volume.stat", key=self.disk)
         made = self.call("Volume.snapshot", key=self.disk)
         self.snapshot = made["key"]
-        for k, v in (
-            ("is_a_snapshot", "true"),
-            ("snapshot_of", self.disk),
-            ("vdi-type", "user"),
-            ("content_id", source["keys"]["content_id"]),
-            ("snapshot_time", made["keys"]["snapshot_time"]),
-        ):
+        for k, v in keys_of_snapshot(source, made):
             self.call("Volume.set", key=self.snapshot, k=k, v=v)
 
     def vdi_clone(self) -> None:
@@ -181,21 +173,6 @@ SEQUENCES: "list[tuple[str, Callable[[Shelf], None]]]" = [
 ]
 
 
-def _last_group() -> int:
-    lines = Path(f"/proc/spl/kstat/zfs/{POOL}/txgs").read_text().splitlines()
-    return int(lines[-1].split()[0])
-
-
-@contextmanager
-def _never_by_itself() -> "Iterator[None]":
-    """The pool writes a group only when somebody waits for it."""
-    before = _TIMEOUT.read_text()
-    _TIMEOUT.write_text(_NEVER)
-    time.sleep(float(before) + 1)  # for what the pool began under the shorter timeout
-    yield
-    _TIMEOUT.write_text(before)
-
-
 @contextmanager
 def _busy() -> "Iterator[None]":
     """Somebody writes to another zvol of the pool, a MiB at a time, and flushes."""
@@ -231,8 +208,8 @@ def each_count(pools: Pools) -> "list[dict[str, Any]]":
     disk = pools.spare_disk
     run("dmsetup", "create", POOL, "--table", f"0 {SIZE // 512} delay {disk} 0 0 {disk} 0 {DELAY}")
     run("zpool", "create", "-f", "-m", "none", "-o", "cachefile=none", POOL, f"/dev/mapper/{POOL}")
-    with _never_by_itself():
-        groups = _pass("groups", _last_group)
+    with none_by_itself():
+        groups = _pass("groups", lambda: last_group(POOL))
     idle = _pass("s, idle", time.monotonic)
     with _busy():
         busy = _pass("s, busy", time.monotonic)

@@ -101,6 +101,18 @@ def call_inside(verb: str, **arguments: Any) -> Any:
     return answer
 
 
+def refused(code: str, verb: str, **arguments: Any) -> str:
+    """Calls a verb within this process that must fail with this code; returns its sentence."""
+    try:
+        call_inside(verb, **arguments)
+    except VerbError as error:
+        refusal = error
+    else:
+        raise AssertionError(f"{verb} was not refused")
+    assert refusal.code == code, refusal
+    return refusal.sentence
+
+
 def call_badly(verb: str, **arguments: Any) -> Any:
     """The same with arguments that no client should send."""
     return finish(verb, start(verb, **arguments))

@@ -38,7 +38,7 @@ def own(line: str) -> str:
 
 def test_the_first_example() -> None:
     _, line = examples("lab/README.md", "lab/build")
-    assert "state: ONLINE" in shell(own(line.replace("lab/vm", f"lab/vm --name documents-{os.getpid()}-first")))
+    assert "state: ONLINE" in shell(own(line.replace("lab/vm", "lab/vm --name first")))
 
 
 def test_a_disk_that_fails() -> None:
@@ -60,7 +60,7 @@ def test_two_hosts(tmp_path: Path) -> None:
 
 def test_benchmarks() -> None:
     line = examples("benchmarks/README.md", "lab/vm")[0]
-    line = own(line.replace("lab/vm", f"lab/vm --name documents-{os.getpid()}-benchmarks"))
+    line = own(line.replace("lab/vm", "lab/vm --name benchmarks"))
     # Without the two tables that take minutes however few rounds there are: the sequences.
     printed = shell(f"{line} --tables verbs families depths volumes --repeat 1 --volumes 10 --families 2 --depths 2")
     for name in ("Volume.snapshot", "SR.probe", "By depth", "By the number of volumes"):

@@ -18,7 +18,7 @@ from typing import Callable, Iterator
 import pytest
 
 from tests import client
-from tests.client import CHECKOUT, call, call_inside
+from tests.client import CHECKOUT, call, call_inside, refused
 from tests.zfs.conftest import MIB, Bench, run, udevadm, wait_until
 from tests.zfs.family.relatives import (
     check,
@@ -29,7 +29,6 @@ from tests.zfs.family.relatives import (
     listed,
     names,
     prop,
-    refused,
     require_content,
     require_well,
     revert,

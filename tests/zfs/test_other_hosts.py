@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from tests.client import VerbError, call_inside, new_uuid
+from tests.client import call_inside, new_uuid, refused
 from tests.zfs.conftest import MIB, Bench, pools, run
 
 IN_USE, UNAVAILABLE = "SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE_47"
@@ -21,9 +21,10 @@ def host(number: int) -> "Iterator[None]":
     """Inside the `with`, this host has the id `number`; 0: no id."""
     before = HOSTID.read_bytes() if HOSTID.exists() else None
     try:
-        HOSTID.unlink() if before is not None and number == 0 else None
         if number:
             HOSTID.write_bytes(struct.pack("<I", number))
+        elif before is not None:
+            HOSTID.unlink()
         yield
     finally:
         if before is None:
@@ -36,16 +37,15 @@ class Dead:
     """An SR that was attached when its host died. Its disks are here, as they were at that moment."""
 
     def __init__(self, bench: Bench, *, number: int, words: str = "", zpool: bool = False) -> None:
-        """`number`: that host's id. `words`: the layout for `vdev=` or `zpool create`, with %d for each disk."""
-        self.disks = bench.disks(1 + words.count("%d") if not words else words.count("%d"), SIZE)
-        layout = words
-        for disk in self.disks:
-            layout = layout.replace("%d", disk, 1)
+        """`number`: that host's id. `words`: the layout for `vdev=`, with %s for each disk; none for one disk."""
+        self.disks = bench.disks(words.count("%s") or 1, SIZE)
         with host(number):
             if zpool:
-                place = {"zpool": bench.pool(*(layout.split() or self.disks))}
+                place = {"zpool": bench.pool(*self.disks)}
+            elif words:
+                place = {"vdev": words % tuple(self.disks)}
             else:
-                place = {"vdev": layout} if layout else {"device": self.disks[0]}
+                place = {"device": self.disks[0]}
             self.configuration: "Dict[str, str]" = call_inside(
                 "SR.create", uuid=new_uuid(), configuration=place, name="precious", description=""
             )
@@ -56,11 +56,12 @@ class Dead:
             self.uuid = self.sr[-36:]
             self.pool = self.sr.split("/")[0]
             run("zpool", "sync", self.pool)
-            images = [bench.directory / f"image{number}" for number, _ in enumerate(self.disks)]
+            images = [bench.directory / f"image{index}" for index, _ in enumerate(self.disks)]
             for disk, image in zip(self.disks, images):
                 run("dd", f"if={disk}", f"of={image}", "bs=1M", "iflag=direct", "conv=sparse", "status=none")
             call_inside("SR.detach", sr=self.sr)
-            run("zpool", "export", self.pool) if zpool else None
+            if zpool:
+                run("zpool", "export", self.pool)
         for disk, image in zip(self.disks, images):
             run("dd", f"if={image}", f"of={disk}", "bs=1M", "oflag=direct", "status=none")
         assert self.pool not in pools()
@@ -77,13 +78,12 @@ def probe(**configuration: str) -> "List[Dict[str, Any]]":
     return found
 
 
-def refused(code: str, **configuration: str) -> str:
+def not_attached(code: str, **configuration: str) -> str:
+    """SR.attach must be refused with this code; returns its sentence."""
     before = pools()
-    with pytest.raises(VerbError) as caught:
-        call_inside("SR.attach", configuration=configuration)
-    assert caught.value.code == code, caught.value.sentence
+    sentence = refused(code, "SR.attach", configuration=configuration)
     assert pools() == before
-    return caught.value.sentence
+    return sentence
 
 
 class TestDead:
@@ -96,7 +96,7 @@ class TestDead:
             assert "force-import=true" in found["extra_info"]["obstacle"]
             assert "another host" in found["sr"]["health"][1]
         for configuration in (disk, dead.configuration):
-            assert "another host" in refused(IN_USE, **configuration)
+            assert "another host" in not_attached(IN_USE, **configuration)
         (found,) = probe(**disk, **{"force-import": "true"})
         assert (found["sr"]["name"], found["extra_info"]) == ("precious", {})
         assert pools() == []
@@ -107,21 +107,21 @@ class TestDead:
         (found,) = probe()
         assert (found["configuration"]["zpool"], found["complete"]) == (dead.pool, False)
         assert "force-import=true" in found["extra_info"]["obstacle"]
-        assert "another host" in refused(IN_USE, **dead.configuration)
+        assert "another host" in not_attached(IN_USE, **dead.configuration)
         dead.require_attached(device=dead.disks[0], **{"force-import": "true"})
 
-    @pytest.mark.parametrize("words", ["mirror %d %d", "%d log %d"])
+    @pytest.mark.parametrize("words", ["mirror %s %s", "%s log %s"])
     def test_of_several_disks(self, bench: Bench, words: str) -> None:
         dead = Dead(bench, number=0x1111AAAA, words=words)
-        vdev = words.replace("%d", dead.disks[0], 1).replace("%d", dead.disks[1])
-        assert "another host" in refused(IN_USE, vdev=vdev)
+        vdev = words % tuple(dead.disks)
+        assert "another host" in not_attached(IN_USE, vdev=vdev)
         dead.require_attached(vdev=vdev, **{"force-import": "true"})
 
     def test_whose_host_had_no_id(self, bench: Bench) -> None:
         """The driver gives each host an id before it makes or imports a pool."""
         with host(0x2222BBBB):
             dead = Dead(bench, number=0)
-            assert "another host" in refused(IN_USE, device=dead.disks[0])
+            assert "another host" in not_attached(IN_USE, device=dead.disks[0])
 
 
 class TestMissing:
@@ -134,7 +134,7 @@ class TestMissing:
         sr = call_inside("SR.attach", configuration=configuration)
         call_inside("SR.detach", sr=sr)
         bench.take_away(log)
-        sentence = refused(UNAVAILABLE, **configuration)
+        sentence = not_attached(UNAVAILABLE, **configuration)
         assert "log" in sentence
         assert "zpool import -m" in sentence
         (found,) = probe(device=disk)
@@ -148,7 +148,7 @@ class TestMissing:
         )
         call_inside("SR.detach", sr=call_inside("SR.attach", configuration=configuration))
         bench.take_away(disks[1])
-        sentence = refused(UNAVAILABLE, **configuration)
+        sentence = not_attached(UNAVAILABLE, **configuration)
         assert "UNAVAIL" in sentence
         (found,) = probe(device=disks[0])
         assert "UNAVAIL" in found["extra_info"]["obstacle"]

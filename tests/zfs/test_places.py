@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, Tuple
 import pytest
 
 from tests import client
-from tests.client import VerbError, call_inside, new_uuid
+from tests.client import call_inside, new_uuid, refused
 from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status, udevadm
 from zfsvol.host import lock
 from zfsvol.repository import identity
@@ -33,13 +33,6 @@ def create(**configuration: str) -> Configuration:
 
 def attach(configuration: Configuration) -> str:
     return str(call_inside("SR.attach", configuration=configuration))
-
-
-def refused(verb: str, code: str, **arguments: Any) -> str:
-    with pytest.raises(VerbError) as caught:
-        call_inside(verb, **arguments)
-    assert caught.value.code == code, caught.value
-    return caught.value.sentence
 
 
 def volume(sr: str, name: str = "precious") -> str:
@@ -87,7 +80,7 @@ class TestGuestsPool:
         bench.write_pool(guest, sr, sr[3:], "-O", f"zfsvol:sr-uuid={sr[3:]}")
         before = pools()
         for given in (configuration, {"sr_uuid": sr[3:]}, {"device": guest}):
-            refused("SR.attach", UNAVAILABLE, configuration=given)
+            refused(UNAVAILABLE, "SR.attach", configuration=given)
             assert pools() == before
 
     def test_named_like_the_administrators(self, bench: Bench, guest: str, tmp_path: Path) -> None:
@@ -142,7 +135,7 @@ class TestTwoPoolsOfOneName:
 
     def test_none_is_guessed(self, bench: Bench) -> None:
         one, two = self.two(bench)
-        sentence = refused("SR.attach", INVALID, configuration={"sr_uuid": one["sr_uuid"]})
+        sentence = refused(INVALID, "SR.attach", configuration={"sr_uuid": one["sr_uuid"]})
         assert one["pool-guid"] in sentence
         assert two["pool-guid"] in sentence
         assert {found["configuration"]["pool-guid"] for found in probed(sr_uuid=one["sr_uuid"])} == {
@@ -153,7 +146,7 @@ class TestTwoPoolsOfOneName:
     def test_the_other_is_imported(self, bench: Bench) -> None:
         one, two = self.two(bench)
         sr = attach(one)
-        assert "imported" in refused("SR.attach", IN_USE, configuration=two)
+        assert "imported" in refused(IN_USE, "SR.attach", configuration=two)
         assert names(sr) == ["old"]
 
 
@@ -183,12 +176,12 @@ class TestCopy:
 
     def test_is_refused_beside_the_original(self, bench: Bench, original: str) -> None:
         copy = self.copied(bench, original)
-        sentence = refused("SR.attach", IN_USE, configuration={"zpool": "backup", "sr_uuid": original[-36:]})
+        sentence = refused(IN_USE, "SR.attach", configuration={"zpool": "backup", "sr_uuid": original[-36:]})
         assert original in sentence
         # When that is detached, either can be attached; then the other is refused.
         call_inside("SR.detach", sr=original)
         assert attach({"zpool": "backup", "sr_uuid": original[-36:]}) == copy
-        assert copy in refused("SR.attach", IN_USE, configuration={"zpool": "tank", "sr_uuid": original[-36:]})
+        assert copy in refused(IN_USE, "SR.attach", configuration={"zpool": "tank", "sr_uuid": original[-36:]})
         call_inside("SR.detach", sr=copy)
         assert attach({"zpool": "tank", "sr_uuid": original[-36:]}) == original
 
@@ -199,7 +192,7 @@ class TestCopy:
         uri = f"zvol://{original}/{key}"
         call_inside("Datapath.attach", uri=uri, domain="u0_a")
         call_inside("Datapath.activate", uri=uri, domain="u0_a")
-        refused("SR.attach", IN_USE, configuration={"zpool": "backup", "sr_uuid": original[-36:]})
+        refused(IN_USE, "SR.attach", configuration={"zpool": "backup", "sr_uuid": original[-36:]})
         for uri_of_copy in (f"zvol://{copy}/{key}",):
             call_inside("Datapath.detach", uri=uri_of_copy, domain="u0_a")
         assert SR(original).attached_from
@@ -329,7 +322,7 @@ class TestAttach:
     def test_a_refused_one_leaves_nothing(self, bench: Bench, tmp_path: Path) -> None:
         run("zpool", "create", "-m", str(tmp_path / "mnt"), "tank", bench.disk())
         run("zpool", "export", "tank")
-        refused("SR.attach", UNAVAILABLE, configuration={"zpool": "tank", "sr_uuid": new_uuid()})
+        refused(UNAVAILABLE, "SR.attach", configuration={"zpool": "tank", "sr_uuid": new_uuid()})
         assert pools() == []
         assert not os.path.ismount(str(tmp_path / "mnt"))
 
@@ -360,7 +353,7 @@ class TestAttach:
         assert '"u0_a": "ro"' in (Path(SR(sr).directory) / f"{key}.json").read_text()
         call_inside("Datapath.detach", uri=uri, domain="u0_a")
         call_inside("SR.detach", sr=sr)
-        assert "read-only" in refused("SR.attach", UNAVAILABLE, configuration=configuration)
+        assert "read-only" in refused(UNAVAILABLE, "SR.attach", configuration=configuration)
         run("zfs", "inherit", "readonly", "tank")
         attach(configuration)
 
@@ -372,13 +365,13 @@ class TestAttach:
         key = volume(sr)
         call_inside("SR.detach", sr=sr)
         old.rename(new)
-        sentence = refused("SR.attach", INVALID, configuration=configuration)
+        sentence = refused(INVALID, "SR.attach", configuration=configuration)
         assert "key" in sentence
         assert "encryption-key-file" in sentence
         assert pools() == []
         assert attach({**configuration, "encryption-key-file": str(new)}) == sr
         run("zfs", "unload-key", sr)
-        sentence = refused("Datapath.attach", UNAVAILABLE, uri=f"zvol://{sr}/{key}", domain="u0_a")
+        sentence = refused(UNAVAILABLE, "Datapath.attach", uri=f"zvol://{sr}/{key}", domain="u0_a")
         assert "key" in sentence
         assert not list(Path(SR(sr).directory).glob("*.json"))
 
@@ -428,7 +421,7 @@ class TestCreate:
             run("zfs", "create", place)
             if length > longest:
                 assert "too long" in refused(
-                    "SR.create", INVALID, uuid=new_uuid(), configuration={"zpool": place}, name="", description=""
+                    INVALID, "SR.create", uuid=new_uuid(), configuration={"zpool": place}, name="", description=""
                 )
                 continue
             sr = attach(create(zpool=place))
@@ -451,7 +444,7 @@ class TestCreate:
         run("zfs", "create", "-o", options, "tank/xen")
         before = run("zfs", "list", "-H", "-r", "tank")
         arguments = {"configuration": {"zpool": "tank/xen"}, "name": "", "description": ""}
-        assert words in refused("SR.create", code, uuid=new_uuid(), **arguments)
+        assert words in refused(code, "SR.create", uuid=new_uuid(), **arguments)
         assert run("zfs", "list", "-H", "-r", "tank") == before
 
     def test_in_a_dataset_whose_key_is_not_loaded(self, bench: Bench, tmp_path: Path) -> None:
@@ -461,7 +454,7 @@ class TestCreate:
         run("zfs", "create", *encryption, "tank/secret")
         run("zfs", "unload-key", "tank/secret")
         arguments = {"configuration": {"zpool": "tank/secret"}, "name": "", "description": ""}
-        assert "load-key" in refused("SR.create", UNAVAILABLE, uuid=new_uuid(), **arguments)
+        assert "load-key" in refused(UNAVAILABLE, "SR.create", uuid=new_uuid(), **arguments)
 
     def test_inherited_snapdev(self, bench: Bench) -> None:
         """Snapshots get no nodes."""
@@ -492,7 +485,7 @@ class TestDestroy:
             before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr)
             try:
                 # These words show that the check found what is open, before ZFS refused anything.
-                assert f"These are open: {disk}" in refused(verb, IN_USE, sr=sr)
+                assert f"These are open: {disk}" in refused(IN_USE, verb, sr=sr)
                 assert run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr) == before
             finally:
                 run("dmsetup", "remove", "--noudevsync", "zfsvolheld")
@@ -511,7 +504,7 @@ class TestDestroy:
         before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", "tank")
         try:
             for verb in ("SR.destroy",):
-                sentence = refused(verb, IN_USE, sr=sr)
+                sentence = refused(IN_USE, verb, sr=sr)
                 assert disk in sentence
                 assert run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", "tank") == before
             assert {record["key"] for record in call_inside("SR.ls", sr=sr)} >= {disk, other}
@@ -531,9 +524,9 @@ def test_values_that_a_person_has_set(bench: Bench, size: int) -> None:
         call_inside("Volume.create", **arguments)
     for name, value in (("volblocksize", "lots"), ("volblocksize", "3K"), ("provisioning", "fat")):
         run("zfs", "set", f"zfsvol:sr-{name}={value}", sr)
-        assert f"zfsvol:sr-{name}" in refused("Volume.create", INVALID, **arguments)
+        assert f"zfsvol:sr-{name}" in refused(INVALID, "Volume.create", **arguments)
         run("zfs", "set", "zfsvol:sr-volblocksize=16K", sr)
     run("zfs", "inherit", "zfsvol:sr-provisioning", sr)
     run("zfs", "inherit", "zfsvol:sr-volblocksize", sr)
-    refused("Volume.create", INVALID, **arguments)
+    refused(INVALID, "Volume.create", **arguments)
     assert run_status("zfs", "list", sr) == 0

@@ -2,16 +2,14 @@
 """How many transaction groups the client's sequences wait for: on a busy disk each takes a second or more."""
 
 from contextlib import contextmanager
-from pathlib import Path
 import time
 from typing import Iterator, List
 
 import pytest
 
 from tests.client import call_inside
+from tests.transactions import keys_of_snapshot, last_group, none_by_itself
 from tests.zfs.conftest import MIB, Bench, run
-
-_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 
 
 @pytest.fixture
@@ -19,17 +17,8 @@ def quiet(bench: Bench) -> "Iterator[str]":
     """An SR on a pool that writes a transaction group only when somebody waits for it."""
     sr = bench.sr()
     run("zpool", "sync", sr)
-    before = _TIMEOUT.read_text()
-    _TIMEOUT.write_text("600")
-    time.sleep(1.5)  # until the pool has finished a group begun with the shorter interval
-    yield sr
-    _TIMEOUT.write_text(before)
-
-
-def last_group(sr: str) -> int:
-    """The number of the newest transaction group."""
-    lines = Path(f"/proc/spl/kstat/zfs/{sr}/txgs").read_text().splitlines()
-    return int(lines[-1].split()[0])
+    with none_by_itself():
+        yield sr
 
 
 @contextmanager
@@ -53,13 +42,7 @@ def test_vdi_snapshot(quiet: str) -> None:
     with counted(quiet, groups):
         made = call_inside("Volume.snapshot", sr=quiet, key=key)
     with counted(quiet, groups):
-        for k, v in (
-            ("is_a_snapshot", "true"),
-            ("snapshot_of", key),
-            ("vdi-type", "user"),
-            ("content_id", source["keys"]["content_id"]),
-            ("snapshot_time", made["keys"]["snapshot_time"]),
-        ):
+        for k, v in keys_of_snapshot(source, made):
             call_inside("Volume.set", sr=quiet, key=made["key"], k=k, v=v)
     assert groups == [3, 0]
     with counted(quiet, groups):

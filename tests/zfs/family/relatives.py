@@ -8,10 +8,8 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-import pytest
-
 from tests import client, zvol
-from tests.client import VerbError, call_inside
+from tests.client import call_inside
 from tests.model import checksum, noise
 from tests.zfs.conftest import MIB, run
 from zfsvol.repository import family, repair
@@ -151,14 +149,6 @@ def picture(sr: str) -> "tuple[set[str], str]":
     """The names of all that is in the SR, and all properties set on it."""
     settings = run("zfs", "get", "-Hp", "-r", "-s", "local", "-o", "name,property,value", "all", sr)
     return names(sr), settings
-
-
-def refused(code: str, verb: str, **arguments: Any) -> str:
-    """Calls a verb that must fail with this code; returns its sentence."""
-    with pytest.raises(VerbError) as caught:
-        call_inside(verb, **arguments)
-    assert caught.value.code == code, caught.value.sentence
-    return caught.value.sentence
 
 
 class Members(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import zvol
-from tests.client import call, call_inside, new_uuid
+from tests.client import call, call_inside, new_uuid, refused
 from tests.model import noise
 from tests.zfs.conftest import MIB, Bench, device_node, run
 from tests.zfs.family.relatives import (
@@ -25,7 +25,6 @@ from tests.zfs.family.relatives import (
     lasting,
     names,
     records,
-    refused,
     require_content,
     set_key,
     snapshot,

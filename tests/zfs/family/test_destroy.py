@@ -12,7 +12,7 @@ import shlex
 import pytest
 
 from tests import zvol
-from tests.client import call, call_inside, new_uuid
+from tests.client import call, call_inside, new_uuid, refused
 from tests.model import noise
 from tests.zfs.conftest import MIB, Bench, device_node, run, run_status, wait_until
 from tests.zfs.family.relatives import (
@@ -30,7 +30,6 @@ from tests.zfs.family.relatives import (
     names,
     picture,
     records,
-    refused,
     require_content,
     require_well,
     revert,

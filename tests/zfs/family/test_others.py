@@ -9,7 +9,7 @@ from typing import Iterator
 import pytest
 
 from tests import zvol
-from tests.client import VerbError, call, call_inside, new_uuid
+from tests.client import VerbError, call, call_inside, new_uuid, refused
 from tests.model import noise
 from tests.zfs.conftest import MIB, run, wait_until
 from tests.zfs.family.relatives import (
@@ -24,7 +24,6 @@ from tests.zfs.family.relatives import (
     listed,
     names,
     prop,
-    refused,
     require_content,
     require_well,
     revert,

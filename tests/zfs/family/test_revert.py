@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.client import call, call_inside, new_uuid
+from tests.client import call, call_inside, new_uuid, refused
 from tests.zfs.conftest import run
 from tests.zfs.family.relatives import (
     INVALID,
@@ -19,7 +19,6 @@ from tests.zfs.family.relatives import (
     picture,
     prop,
     records,
-    refused,
     require_content,
     require_well,
     revert,

@@ -7,7 +7,7 @@ from typing import Iterator
 import pytest
 
 from tests import zvol
-from tests.client import VerbError, call_inside
+from tests.client import VerbError, call_inside, refused
 from tests.zfs.conftest import MIB, Bench, run, wait_until
 from tests.zfs.family.relatives import (
     BLOCK,
@@ -23,7 +23,6 @@ from tests.zfs.family.relatives import (
     names,
     picture,
     prop,
-    refused,
     require_content,
     revert,
     set_key,

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Transaction groups of a pool, counted; for tests and benchmarks. No test by itself."""
+
+from contextlib import contextmanager
+from pathlib import Path
+import time
+from typing import Any, Dict, Iterator, List, Tuple
+
+_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
+_NEVER = "600"  # seconds
+
+
+@contextmanager
+def none_by_itself() -> "Iterator[None]":
+    """Within it, pools write a transaction group only when somebody waits for it."""
+    before = _TIMEOUT.read_text()
+    _TIMEOUT.write_text(_NEVER)
+    try:
+        time.sleep(float(before) + 0.5)  # until the groups that began with the shorter time are written
+        yield
+    finally:
+        _TIMEOUT.write_text(before)
+
+
+def last_group(pool: str) -> int:
+    """The number of the newest transaction group."""
+    lines = Path(f"/proc/spl/kstat/zfs/{pool}/txgs").read_text().splitlines()
+    return int(lines[-1].split()[0])
+
+
+def keys_of_snapshot(source: "Dict[str, Any]", made: "Dict[str, Any]") -> "List[Tuple[str, str]]":
+    """The keys that xapi sets on a snapshot after Volume.snapshot, in its order (contract 3.1)."""
+    return [
+        ("is_a_snapshot", "true"),
+        ("snapshot_of", source["key"]),
+        ("vdi-type", "user"),
+        ("content_id", source["keys"]["content_id"]),
+        ("snapshot_time", made["keys"]["snapshot_time"]),
+    ]
