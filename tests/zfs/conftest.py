@@ -56,11 +56,11 @@ def device_node(zvol: str) -> "Iterator[str]":
     node = f"/dev/zvol/{zvol}"
     # The kernel makes the device a moment later, and udev has nothing to settle until then.
     wait_until(lambda: os.path.exists(node), node)
-    udevadm("settle")
+    Udev.settle()
     yield node
     run("zfs", "inherit", "volmode", zvol)
     wait_until(lambda: not os.path.exists(node), f"{node} to go")
-    udevadm("settle")
+    Udev.settle()
 
 
 def wait_until(condition: "Callable[[], object]", what: str, limit: float = 60) -> None:
@@ -83,7 +83,7 @@ class Disk:
         number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", name).strip()
         self.path = f"/dev/dm-{number}"
         wait_until(lambda: os.path.exists(self.path), self.path)
-        run("udevadm", "settle", "--timeout=2", check=False)  # for ever where a test has stopped udev
+        Udev.settle()
 
     def _load(self, table: str) -> None:
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
@@ -176,7 +176,7 @@ class Bench:
         run("dd", f"if={image}", f"of={node}", "bs=1M", "conv=fsync,sparse", "status=none")
         run("losetup", "--detach", image)
         self.loops.remove(image)
-        udevadm("settle")
+        Udev.settle()
         assert f"pool: {name}" in run("zpool", "import", "-d", node)
 
     def close(self) -> None:
@@ -198,9 +198,34 @@ def wait_for(*argv: str) -> None:
     wait_until(lambda: run_status(*argv) == 0, " ".join(argv))
 
 
-def udevadm(*arguments: str) -> None:
-    """Runs udevadm, again if udevd drops the connection ("Broken pipe": seen, but rare)."""
-    wait_for("udevadm", *arguments)
+class Udev:
+    """The host's udev."""
+
+    _stopped = False
+
+    @classmethod
+    def stop(cls) -> None:
+        """Has it keep events for later."""
+        cls.settle()
+        cls._stopped = True
+        cls._udevadm("control", "--stop-exec-queue")
+
+    @classmethod
+    def start(cls) -> None:
+        """Has it handle events again, those first that it has kept: there may be hundreds."""
+        cls._udevadm("control", "--start-exec-queue")
+        cls._stopped = False
+
+    @classmethod
+    def settle(cls) -> None:
+        """Returns when it has handled all events so far; at once while it is stopped."""
+        if not cls._stopped:
+            cls._udevadm("settle")
+
+    @staticmethod
+    def _udevadm(*arguments: str) -> None:
+        # Again if udevd drops the connection ("Broken pipe": seen, but rare).
+        wait_for("udevadm", *arguments)
 
 
 def run_status(*argv: str) -> int:

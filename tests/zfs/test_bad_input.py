@@ -8,7 +8,7 @@ from typing import Any, Iterator
 import pytest
 
 from tests.client import VerbError, call, call_badly, call_inside, new_uuid, raw
-from tests.zfs.conftest import MIB, Bench, pools, run, udevadm
+from tests.zfs.conftest import MIB, Bench, Udev, pools, run
 
 INVALID, DEVICE_MISSING, DEVICE_INVALID, IN_USE, UNAVAILABLE = (f"SR_BACKEND_FAILURE_{n}" for n in (1, 90, 91, 16, 47))
 
@@ -151,7 +151,7 @@ class TestDeviceInUse:
         bench.loops.remove(disk)
         disk = run("losetup", "--find", "--show", "--partscan", str(bench.directory / "disk0")).strip()
         bench.loops.append(disk)
-        udevadm("settle")
+        Udev.settle()
         run("mkfs.ext4", "-q", disk + "p2")
         (tmp_path / "mnt").mkdir()
         run("mount", disk + "p2", str(tmp_path / "mnt"))

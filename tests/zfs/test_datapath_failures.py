@@ -18,7 +18,7 @@ import pytest
 from tests import blktap, client, zvol
 from tests.client import VerbError
 from tests.client import call_inside as call
-from tests.zfs.conftest import MIB, Bench, run, udevadm, wait_for, wait_until
+from tests.zfs.conftest import MIB, Bench, Udev, run, wait_for, wait_until
 from tests.zfs.disk import (
     DOM0,
     FAILED,
@@ -48,8 +48,7 @@ class TestNodes:
         other = new_disk(disk.sr)
         other_path = other.use(DOM0)["BlockDevice"]["path"]
         link = Path("/dev/zvol") / disk.zvol
-        udevadm("settle")
-        udevadm("control", "--stop-exec-queue")
+        Udev.stop()
         try:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(other_path)
@@ -60,24 +59,23 @@ class TestNodes:
             assert zvol.nodes() == {other.zvol: other_path}
         finally:
             link.unlink()
-            udevadm("control", "--start-exec-queue")
+            Udev.start()
         other.drop(DOM0)
 
     def test_without_udev(self, disk: Disk) -> None:
-        udevadm("settle")
-        udevadm("control", "--stop-exec-queue")
+        Udev.stop()
         try:
             given = disk.use(GUEST)
             nbd_write(given, 0, b"x" * 512)
             disk.drop(GUEST)
             assert left() == []
         finally:
-            udevadm("control", "--start-exec-queue")
+            Udev.start()
 
     def test_a_node_that_was_there_already(self, disk: Disk) -> None:
         """Left by a power cut, or shown by an administrator."""
         run("zfs", "set", "volmode=dev", disk.zvol)
-        udevadm("settle")
+        Udev.settle()
         assert disk.use(DOM0)["BlockDevice"]["path"] == zvol.nodes()[disk.zvol]
         disk.drop(DOM0)
 

@@ -11,7 +11,7 @@ from typing import Iterator
 import pytest
 
 from tests.client import VerbError, call_inside, new_uuid
-from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, udevadm, wait_until
+from tests.zfs.conftest import MIB, Bench, Disk, Udev, device_node, run, wait_until
 from zfsvol.host import blockdevice
 from zfsvol.zfs import disks, pools
 
@@ -42,7 +42,7 @@ def edges(path: str) -> str:
 
 
 def settled(path: str) -> str:
-    udevadm("settle")
+    Udev.settle()
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from tests import client, zvol
 from tests.client import VerbError, call_inside
 from tests.model import GRANULE, Model, Refused, noise, observed
-from tests.zfs.conftest import Bench, run, udevadm
+from tests.zfs.conftest import Bench, Udev, run
 from zfsvol.host import lock
 from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
@@ -84,7 +84,7 @@ def test_some_order_explains_it(bench: Bench) -> None:
             data = noise(chance.randrange(1 << 30), 65536)
             zvol.write(f"{sr}/{key}", 0, data)
             model.write(key, 0, data)
-        udevadm("settle")
+        Udev.settle()
         calls = [choose(chance, model) for _ in range(AT_ONCE)]
         began = time.monotonic()
         started = [client.start(verb, sr=sr, **arguments) for verb, arguments in calls]

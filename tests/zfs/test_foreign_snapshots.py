@@ -19,7 +19,7 @@ import pytest
 
 from tests import client
 from tests.client import CHECKOUT, call, call_inside, refused
-from tests.zfs.conftest import MIB, Bench, run, udevadm, wait_until
+from tests.zfs.conftest import MIB, Bench, Udev, run, wait_until
 from tests.zfs.family.relatives import (
     check,
     clone,
@@ -56,9 +56,9 @@ def programs() -> "Iterator[None]":
     """Gives sanoid its defaults. Stops udev, which would keep the nodes of short-lived zvols busy."""
     if not SETTINGS.exists():
         SETTINGS.symlink_to(PACKAGE / "usr/share/sanoid")
-    udevadm("control", "--stop-exec-queue")
+    Udev.stop()
     yield
-    udevadm("control", "--start-exec-queue")
+    Udev.start()
     if SETTINGS.is_symlink():
         SETTINGS.unlink()
 

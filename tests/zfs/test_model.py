@@ -20,7 +20,7 @@ from tests import zvol
 from tests.client import VerbError, call_inside
 from tests.killed import kill_group
 from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
-from tests.zfs.conftest import Bench, run, udevadm
+from tests.zfs.conftest import Bench, Udev, run
 from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import pool
@@ -47,9 +47,9 @@ def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nodes_without_udev() -> "Iterator[None]":
     """Stops udev from opening new zvols, which would keep them busy."""
-    udevadm("control", "--stop-exec-queue")
+    Udev.stop()
     yield
-    udevadm("control", "--start-exec-queue")
+    Udev.start()
 
 
 class Volumes(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ import pytest
 
 from tests import client
 from tests.client import call_inside, new_uuid, refused
-from tests.zfs.conftest import GIB, MIB, Bench, device_node, pools, run, run_status, udevadm
+from tests.zfs.conftest import GIB, MIB, Bench, Udev, device_node, pools, run, run_status
 from zfsvol.host import lock
 from zfsvol.repository import identity
 from zfsvol.repository.sr import SR
@@ -395,7 +395,7 @@ class TestAttach:
         sr = bench.sr()
         for key in [volume(sr) for _ in range(8)]:
             run("zfs", "set", f"volmode={value}", f"{sr}/{key}")
-        udevadm("settle")
+        Udev.settle()
         assert attach({"sr_uuid": sr[3:]}) == sr
         assert [name for name in os.listdir("/dev") if name.startswith("zd")] == []
 
@@ -464,7 +464,7 @@ class TestCreate:
         key = volume(sr)
         call_inside("Datapath.attach", uri=f"zvol://{sr}/{key}", domain="u0_a")
         call_inside("Volume.snapshot", sr=sr, key=key)
-        udevadm("settle")
+        Udev.settle()
         assert len([name for name in os.listdir("/dev") if name.startswith("zd")]) == 1
         call_inside("Datapath.detach", uri=f"zvol://{sr}/{key}", domain="u0_a")
 
@@ -498,7 +498,7 @@ class TestDestroy:
         call_inside("Volume.snapshot", sr=sr, key=disk)
         run("zfs", "set", "volmode=dev", f"{sr}/{disk}")
         run("zfs", "set", "snapdev=visible", f"{sr}/{disk}")
-        udevadm("settle")
+        Udev.settle()
         (link,) = Path(f"/dev/zvol/{sr}").glob("*@*")
         run("dmsetup", "create", "--noudevsync", "zfsvolheld", "-r", "--table", f"0 2048 linear {link.resolve()} 0")
         before = run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", "tank")

@@ -16,7 +16,7 @@ import pytest
 
 from tests import blktap, zvol
 from tests.model import noise
-from tests.zfs.conftest import MIB, Bench, run, udevadm, wait_until
+from tests.zfs.conftest import MIB, Bench, Udev, run, wait_until
 
 SIZE = 16 * MIB
 EXPORT = "a-disk"
@@ -421,7 +421,7 @@ class TestData:
 
     def test_readonly(self, disk: str) -> None:
         run("zfs", "set", "readonly=on", f"tank/{EXPORT}")
-        udevadm("settle")
+        Udev.settle()
         tapdisk = attached(disk)
         assert tapdisk.ctl("open WHO -a aio:PATH")[0] == 30
         tapdisk.open("-R")

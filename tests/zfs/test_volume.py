@@ -7,7 +7,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.client import VerbError, call, call_badly, call_inside, new_uuid
-from tests.zfs.conftest import GIB, MIB, Bench, device_node, run, udevadm, wait_until
+from tests.zfs.conftest import GIB, MIB, Bench, Udev, device_node, run, wait_until
 from zfsvol.zfs import pool
 
 Maker = Callable[..., "dict[str, Any]"]
@@ -75,7 +75,7 @@ class TestCreate:
     def test_no_device_node_while_idle(self, sr: str, new_volume: Maker) -> None:
         before = set(Path("/dev").glob("zd*"))
         new_volume()
-        udevadm("settle")
+        Udev.settle()
         assert set(Path("/dev").glob("zd*")) == before
 
     def test_thick_needs_the_space(self, bench: Bench) -> None:

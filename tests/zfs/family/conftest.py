@@ -5,7 +5,7 @@ from typing import Iterator
 
 import pytest
 
-from tests.zfs.conftest import Bench, udevadm
+from tests.zfs.conftest import Bench, Udev
 from tests.zfs.family.relatives import destroy_everything, with_nodes
 from zfsvol.zfs import pool
 
@@ -13,18 +13,18 @@ from zfsvol.zfs import pool
 @pytest.fixture(scope="module", autouse=True)
 def without_udev() -> "Iterator[None]":
     """Stops udev, which would open the nodes of the many short-lived zvols and keep them busy."""
-    udevadm("control", "--stop-exec-queue")
+    Udev.stop()
     yield
-    udevadm("control", "--start-exec-queue")
+    Udev.start()
 
 
 @pytest.fixture
 def with_udev() -> "Iterator[None]":
     """Runs udev during the test, as on a host."""
-    udevadm("control", "--start-exec-queue")
+    Udev.start()
+    Udev.settle()
     yield
-    udevadm("settle")
-    udevadm("control", "--stop-exec-queue")
+    Udev.stop()
 
 
 @pytest.fixture(scope="module")
