@@ -12,7 +12,6 @@ import fcntl
 import os
 import stat
 import time
-import traceback
 
 CONTROL = "/run/blktap-control"
 MARKERS = CONTROL + "/tapdisk"
@@ -308,6 +307,8 @@ def open_device(path, access):
 
 def report():
     """Reports a bug in this stand-in."""
+    import traceback  # takes as long as all of the start
+
     with open(OWN + "/tapdisk.log", "a") as file:
         traceback.print_exc(file=file)
 
