@@ -23,6 +23,11 @@ def text(path: str) -> str:
         return file.read()
 
 
+def new_uuid() -> str:
+    """A random uuid from the kernel: the import of Python's uuid module would take longer than the verb."""
+    return text("/proc/sys/kernel/random/uuid").strip()
+
+
 def mounts() -> "list[Mount]":
     """The mounts that this process sees."""
     rows = [line.split(" ") for line in text("/proc/self/mounts").split("\n")]

@@ -9,8 +9,8 @@ import hashlib
 
 from zfsvol import naming, properties
 from zfsvol.errors import InvalidArgument, SRInUse
+from zfsvol.host import files
 from zfsvol.naming import Root
-from zfsvol.repository import lineage
 from zfsvol.repository.sr import ALONE, SR
 from zfsvol.zfs import changes, datasets, pools, programs
 from zfsvol.zfs.pool import Missing
@@ -43,7 +43,7 @@ def renew(dataset: str) -> str:
             raise SRInUse(f"{dataset} is in use: unplug its PBD first.")
         uuid = values.get(naming.BECOMES, "")
         if not naming.is_uuid(uuid):
-            uuid = lineage.new_uuid()
+            uuid = files.new_uuid()
             changes.set_properties(copy.zfs, dataset, {naming.BECOMES: uuid})
         _renew_disks(copy, uuid)
         if copy.owns_pool:

@@ -10,6 +10,7 @@ import time
 
 from zfsvol import naming, properties
 from zfsvol.errors import NoSpace, StorageError, VDIInUse
+from zfsvol.host import files
 from zfsvol.repository.sr import SR
 from zfsvol.repository.vdi import VDI, is_vdi
 from zfsvol.zfs import changes, datasets, programs
@@ -21,12 +22,6 @@ _SPACE_PAUSE = 0.25
 
 # Properties not carried over by a revert: the size comes from the snapshot, volmode belongs to the datapath.
 _NOT_KEPT = ("volsize", "volmode")
-
-
-def new_uuid() -> str:
-    """A random uuid from the kernel: the import of Python's uuid module would take longer than the verb."""
-    with open("/proc/sys/kernel/random/uuid") as file:
-        return file.read().strip()
 
 
 def inherited(source: VDI) -> "dict[str, str]":
@@ -174,10 +169,10 @@ def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:
         del values[name]
     name = naming.revert_name(target.key)
     try:
-        make(sr, source, name, new_uuid(), values)
+        make(sr, source, name, files.new_uuid(), values)
     except Exists:  # a revert was killed before it had any effect
         discard(sr, name)
-        make(sr, source, name, new_uuid(), values)
+        make(sr, source, name, files.new_uuid(), values)
 
 
 def finish_revert(sr: SR, key: str) -> None:

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The Volume verbs that need the VDI's record, as they are refused while somebody has it open: resize, revert, destroy.
+
+Arguments are those of the SMAPIv3 interface; sizes are bytes. All that clients see of a change happens in one
+transaction. So after a crash at any moment, each VDI is unchanged or changed as requested.
+"""
+
+from zfsvol import log, naming
+from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIInUse, VDIUnavailable
+from zfsvol.repository import idle, lineage
+from zfsvol.repository import record as records
+from zfsvol.repository import sr as srs
+from zfsvol.repository import vdi as vdis
+from zfsvol.repository.record import Locked
+from zfsvol.repository.sr import ALONE, CHANGE, SR
+from zfsvol.repository.vdi import VDI
+from zfsvol.zfs import changes, datasets
+from zfsvol.zfs.pool import Missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+
+def resize(dbg: str, sr: str, key: str, new_size: int) -> None:
+    """Grows the VDI to at least `new_size` bytes; users of the device node see the new size at once.
+
+    Raises InvalidSize (also to shrink), NoSpace, VDIUnavailable, and VDIInUse if a tapdisk has it open and would never
+    notice.
+    """
+    naming.require_uuid(key, "The VDI")
+    size = vdis.rounded(new_size)
+    found = srs.find(sr)
+    with Locked(found, key) as record, found.locked(CHANGE):
+        vdi = found.vdi(key)
+        if vdi.is_snapshot:
+            raise InvalidArgument(f"The VDI {key} is a snapshot, which never changes; clone it and grow the clone.")
+        if size < vdi.size:
+            raise InvalidSize(f"the VDI {key} has {vdi.size} bytes and cannot shrink to {size}.")
+        if size > vdi.size:
+            idle.require_idle(record, "resized", served_by=(records.TAPDISK,))
+            try:
+                changes.set_properties(found.zfs, vdi.zvol, {"volsize": str(size)})
+            except NoSpace as error:
+                raise NoSpace(f"The VDI {key} cannot grow to {size} bytes: {error}") from None
+
+
+def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
+    """Gives the VDI `key` the content and the size of `snapshot`. Nothing else of it changes, and no other VDI.
+
+    Raises VDIInUse while it is open, InvalidArgument (`snapshot` is no snapshot, `key` is one), NoSpace,
+    VDIUnavailable; then nothing has changed. A crash before the old content is removed leaves a zvol that SR.attach
+    removes. After that the VDI has its new content, and SR.attach or the next verb that needs it renames its zvol.
+    """
+    naming.require_uuid(key, "The VDI")
+    found = srs.find(sr)
+    with Locked(found, key) as record:
+        if record.active:  # report invalid arguments before VDIInUse
+            _require_revertible(found.vdi(snapshot), found.vdi(key))
+        idle.require_idle(record, "reverted")
+        with _Temporary(found, key, "reverted") as temporary, found.locked(ALONE):
+            # Before reading the snapshot: the rename may change the snapshot's origin.
+            target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
+            source = found.vdi(snapshot)
+            _require_revertible(source, target)
+            temporary.require_same(target)
+            lineage.prepare_revert(found, source, target)
+            try:
+                kept = lineage.remove(found, key, "replace", "reverted")
+            except StorageError:
+                lineage.discard(found, naming.revert_name(key))
+                raise
+            idle.withdraw_node(record)
+            temporary.forget()
+            # From here on the VDI has its new content, whatever happens.
+            _tidy(found, key, lambda: lineage.take_place(found, key, kept))
+
+
+def _require_revertible(source: VDI, target: VDI) -> None:
+    if not source.is_snapshot:
+        raise InvalidArgument(f"The VDI {source.key} is no snapshot: a disk can only be reverted to a snapshot.")
+    if target.is_snapshot:
+        raise InvalidArgument(f"The VDI {target.key} is a snapshot, which never changes: revert the disk, or clone it.")
+
+
+def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
+    """The VDI, after its zvol has got its final name. Raises NoSpace, Busy."""
+    if vdi.is_renamed:
+        return vdi
+    lineage.finish_revert(sr, vdi.key)
+    return sr.vdi(vdi.key, reader)
+
+
+def destroy(dbg: str, sr: str, key: str) -> None:
+    """Removes the VDI, and its clone-on-boot temporary. Idempotent.
+
+    Frees the space that only it used; data that other VDIs were made from stays until the last of them is removed.
+    Raises VDIInUse while it is open, SRUnavailable; then nothing has changed.
+    """
+    naming.require_uuid(key, "The VDI")
+    found = srs.find(sr)
+    with Locked(found, key) as record:
+        idle.require_idle(record, "destroyed")
+        with _Temporary(found, key, "destroyed") as temporary, found.locked(ALONE):
+            temporary.require_same()
+            try:
+                kept = _removed(found, key)
+            except VDIUnavailable:
+                record.forget()
+                return
+            idle.withdraw_node(record)
+            record.forget()
+            temporary.forget()
+            _tidy(found, key, lambda: lineage.bury(found, kept))
+            if found.may_keep:
+                _tidy(found, key, lambda: lineage.prune_graves(found))
+
+
+def _removed(sr: SR, key: str) -> "dict[str, int]":
+    try:
+        return lineage.remove(sr, key, "remove", "destroyed")
+    except Missing:
+        _renamed(sr, sr.vdi(key))
+        return lineage.remove(sr, key, "remove", "destroyed")
+
+
+class _Temporary:
+    """A VDI's clone-on-boot temporary, which goes with the VDI. If attached, it is locked and idle inside the `with`.
+
+    Enter it before taking the SR's lock: a verb that holds the temporary's lock may wait for the SR's. Raises VDIInUse.
+    """
+
+    def __init__(self, sr: SR, key: str, done: str) -> None:
+        self._sr = sr
+        self._of = key
+        self._done = done
+        self._key = ""
+        self._locked: "Locked | None" = None
+
+    def _attached(self, vdi: "VDI | None" = None) -> str:
+        """The temporary's key; "" if there is none, or if nobody has it attached. `vdi`: the VDI, if already read."""
+        if not any(other != self._of for other in records.all_of(self._sr)):
+            return ""  # no need to read the VDI's keys
+        try:
+            key = (vdi or self._sr.vdi(self._of)).keys.get(naming.TEMPORARY, self._of)
+        except VDIUnavailable:
+            return ""
+        return key if naming.is_uuid(key) and key != self._of and records.exists(self._sr, key) else ""
+
+    def __enter__(self) -> "_Temporary":  # noqa: PYI034 - Python 3.6 has no Self
+        self._key = self._attached()
+        if self._key:
+            self._locked = Locked(self._sr, self._key)
+            self._record = self._locked.__enter__()
+            try:
+                idle.require_idle(self._record, self._done)
+            except StorageError:
+                self._locked.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._locked is not None:
+            self._locked.__exit__()
+
+    def require_same(self, vdi: "VDI | None" = None) -> None:
+        """With the SR's lock held: raises VDIInUse if another temporary was set or attached in between."""
+        if self._attached(vdi) not in ("", self._key):
+            raise VDIInUse(f"The clone-on-boot disk of the VDI {self._of} was attached just now: try again.")
+
+    def forget(self) -> None:
+        """Removes the node and the record of the removed temporary."""
+        if self._locked is not None:
+            idle.withdraw_node(self._record)
+            self._record.forget()
+
+
+def _tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
+    """Runs the steps after the change itself. A failure is left to SR.attach and shown in the SR's health."""
+    try:
+        action()
+    except StorageError as error:
+        log.warning(f"{sr.volume(key)}: done, but remains could not be removed: {error}")
+        sr.note_unfinished([*sr.unfinished, f"remains of the disk {key} could not be removed: {error}"])
