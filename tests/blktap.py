@@ -29,6 +29,8 @@ import subprocess
 import time
 from typing import Any, Iterator
 
+from zfsvol.host import files, process
+
 CONTROL = Path("/run/blktap-control")
 MARKERS = CONTROL / "tapdisk"
 DEVICES = Path("/dev/xen/blktap-2")
@@ -176,20 +178,25 @@ def _set_domains(ids: "set[str] | None") -> None:
 # --- processes and what they leave
 
 
+# Threads of the kernel, which has a hundred of them for pools, that earlier calls have met.
+_kernel: "set[str]" = set()
+
+
 def _processes() -> "list[tuple[int, int, str]]":
     """The pid, parent and name of every process that has not ended."""
     found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                stat = (path / "stat").read_text()
-            except OSError:
-                continue
-            # Names may contain anything, but these do not.
-            name = stat[stat.index("(") + 1 : stat.rindex(")")]
-            state, parent = stat[stat.rindex(")") + 1 :].split()[:2]
-            if state not in "ZX":
-                found.append((int(path.name), int(parent), name))
+    for pid in set(process.pids()) - _kernel:
+        try:
+            stat = files.text(f"/proc/{pid}/stat")
+        except OSError:
+            continue
+        # Names may contain anything, but these do not.
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        state, parent = stat[stat.rindex(")") + 1 :].split()[:2]
+        if parent == "2":
+            _kernel.add(pid)
+        elif state not in "ZX":
+            found.append((int(pid), int(parent), name))
     return found
 
 

@@ -77,11 +77,11 @@ class Disk:
     def __init__(self, loop: str) -> None:
         self.loop = loop
         self.name = name = f"zfsvoltest-{os.path.basename(loop)}"
-        self.sectors = int(run("blockdev", "--getsz", loop))
+        self.sectors = int(Path(f"/sys/class/block/{os.path.basename(loop)}/size").read_text())
         table = f"0 {self.sectors} linear {loop} 0"
         run("dmsetup", "create", "--noudevsync", name, "--uuid", f"mpath-{name}", "--table", table)
-        number = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", name).strip()
-        self.path = f"/dev/dm-{number}"
+        (made,) = [path for path in Path("/sys/block").glob("dm-*/dm/name") if path.read_text().strip() == name]
+        self.path = f"/dev/{made.parent.parent.name}"
         wait_until(lambda: os.path.exists(self.path), self.path)
         Udev.settle()
 
