@@ -12,7 +12,7 @@ import time
 
 from benchmarks.pools import Pools, run
 from tests import client
-from tests.transactions import keys_of_snapshot, last_group, none_by_itself
+from tests.transactions import last_group, none_by_itself
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Shelf:
         source = self.call("Volume.stat", key=self.disk)
         made = self.call("Volume.snapshot", key=self.disk)
         self.snapshot = made["key"]
-        for k, v in keys_of_snapshot(source, made):
+        for k, v in client.keys_of_snapshot(source, made):
             self.call("Volume.set", key=self.snapshot, k=k, v=v)
 
     def vdi_clone(self) -> None:

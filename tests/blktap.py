@@ -185,7 +185,9 @@ _kernel: "set[str]" = set()
 def _processes() -> "list[tuple[int, int, str]]":
     """The pid, parent and name of every process that has not ended."""
     found = []
-    for pid in set(process.pids()) - _kernel:
+    for pid in process.pids():
+        if pid in _kernel:
+            continue
         try:
             stat = files.text(f"/proc/{pid}/stat")
         except OSError:
@@ -212,10 +214,10 @@ def serving() -> "dict[int, str]":
 
 
 def _found() -> "list[str]":
-    files = [path for path in CONTROL.rglob("*") if path.is_symlink() or not path.is_dir()]
-    files += [*SHARED_MEMORY.glob("td3-*"), *DEVICES.glob("tapdev*")]
+    paths = [path for path in CONTROL.rglob("*") if path.is_symlink() or not path.is_dir()]
+    paths += [*SHARED_MEMORY.glob("td3-*"), *DEVICES.glob("tapdev*")]
     running = [f"{name} {pid}" for pid, _, name in _processes() if name in ("tapdisk", "qemu-nbd")]
-    return [*sorted(map(str, files)), *running]
+    return [*sorted(map(str, paths)), *running]
 
 
 def leftovers() -> "list[str]":

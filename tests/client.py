@@ -126,6 +126,17 @@ def raw(verb: str, request: bytes) -> Any:
     return understand(verb, done.returncode, done.stdout, done.stderr)
 
 
+def keys_of_snapshot(source: "dict[str, Any]", made: "dict[str, Any]") -> "list[tuple[str, str]]":
+    """The keys that xapi sets on a snapshot after Volume.snapshot, in its order (contract 3.1)."""
+    return [
+        ("is_a_snapshot", "true"),
+        ("snapshot_of", source["key"]),
+        ("vdi-type", "user"),
+        ("content_id", source["keys"]["content_id"]),
+        ("snapshot_time", made["keys"]["snapshot_time"]),
+    ]
+
+
 def new_uuid() -> str:
     """A random uuid in xapi's format."""
     return str(uuids.uuid4())

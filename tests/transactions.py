@@ -4,7 +4,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 import time
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Iterator
 
 _TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 _NEVER = "600"  # seconds
@@ -26,14 +26,3 @@ def last_group(pool: str) -> int:
     """The number of the newest transaction group."""
     lines = Path(f"/proc/spl/kstat/zfs/{pool}/txgs").read_text().splitlines()
     return int(lines[-1].split()[0])
-
-
-def keys_of_snapshot(source: "Dict[str, Any]", made: "Dict[str, Any]") -> "List[Tuple[str, str]]":
-    """The keys that xapi sets on a snapshot after Volume.snapshot, in its order (contract 3.1)."""
-    return [
-        ("is_a_snapshot", "true"),
-        ("snapshot_of", source["key"]),
-        ("vdi-type", "user"),
-        ("content_id", source["keys"]["content_id"]),
-        ("snapshot_time", made["keys"]["snapshot_time"]),
-    ]

@@ -217,6 +217,16 @@ class Udev:
         cls._stopped = False
 
     @classmethod
+    @contextmanager
+    def stopped(cls) -> "Iterator[None]":
+        """Inside the `with` it keeps events for later."""
+        cls.stop()
+        try:
+            yield
+        finally:
+            cls.start()
+
+    @classmethod
     def settle(cls) -> None:
         """Returns when it has handled all events so far; at once while it is stopped."""
         if not cls._stopped:
@@ -236,6 +246,13 @@ def run_status(*argv: str) -> int:
 def pools() -> "list[str]":
     """The imported pools."""
     return run("zpool", "list", "-H", "-o", "name").splitlines()
+
+
+@pytest.fixture(scope="module")
+def without_udev() -> "Iterator[None]":
+    """Stops udev, which would open the nodes of many short-lived zvols and keep them busy."""
+    with Udev.stopped():
+        yield
 
 
 @pytest.fixture

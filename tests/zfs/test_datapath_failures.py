@@ -48,29 +48,25 @@ class TestNodes:
         other = new_disk(disk.sr)
         other_path = other.use(DOM0)["BlockDevice"]["path"]
         link = Path("/dev/zvol") / disk.zvol
-        Udev.stop()
-        try:
+        with Udev.stopped():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(other_path)
-            path = disk.use(DOM0)["BlockDevice"]["path"]
-            assert path != other_path
-            assert zvol.nodes() == {disk.zvol: path, other.zvol: other_path}
-            disk.drop(DOM0)
-            assert zvol.nodes() == {other.zvol: other_path}
-        finally:
-            link.unlink()
-            Udev.start()
+            try:
+                path = disk.use(DOM0)["BlockDevice"]["path"]
+                assert path != other_path
+                assert zvol.nodes() == {disk.zvol: path, other.zvol: other_path}
+                disk.drop(DOM0)
+                assert zvol.nodes() == {other.zvol: other_path}
+            finally:
+                link.unlink()
         other.drop(DOM0)
 
     def test_without_udev(self, disk: Disk) -> None:
-        Udev.stop()
-        try:
+        with Udev.stopped():
             given = disk.use(GUEST)
             nbd_write(given, 0, b"x" * 512)
             disk.drop(GUEST)
             assert left() == []
-        finally:
-            Udev.start()
 
     def test_a_node_that_was_there_already(self, disk: Disk) -> None:
         """Left by a power cut, or shown by an administrator."""

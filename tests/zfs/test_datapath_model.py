@@ -29,14 +29,13 @@ from tests.zfs.test_model import (
     Volumes,
     busy_at_once,
     check,
-    nodes_without_udev,
     run_machine,
 )
 from zfsvol.naming import Root
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import datasets
 
-__all__ = ["busy_at_once", "nodes_without_udev"]
+__all__ = ["busy_at_once"]
 
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 STEPS_EACH = 40
@@ -370,6 +369,6 @@ def xen() -> "Iterator[None]":
         yield
 
 
-def test_datapaths(bench: Bench, busy_at_once: None, nodes_without_udev: None, xen: None) -> None:
+def test_datapaths(bench: Bench, busy_at_once: None, without_udev: None, xen: None) -> None:
     Datapaths.sr = bench.sr()
     run_machine(Datapaths, STEPS, STEPS_EACH)

@@ -19,7 +19,7 @@ import pytest
 
 from tests import client
 from tests.client import CHECKOUT, call, call_inside, refused
-from tests.zfs.conftest import MIB, Bench, Udev, run, wait_until
+from tests.zfs.conftest import MIB, Bench, run, wait_until
 from tests.zfs.family.relatives import (
     check,
     clone,
@@ -52,13 +52,11 @@ pytestmark = pytest.mark.skipif(not os.path.exists(SANOID), reason="no sanoid, a
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs() -> "Iterator[None]":
-    """Gives sanoid its defaults. Stops udev, which would keep the nodes of short-lived zvols busy."""
+def defaults(without_udev: None) -> "Iterator[None]":
+    """Those of sanoid, where it looks for them."""
     if not SETTINGS.exists():
         SETTINGS.symlink_to(PACKAGE / "usr/share/sanoid")
-    Udev.stop()
     yield
-    Udev.start()
     if SETTINGS.is_symlink():
         SETTINGS.unlink()
 

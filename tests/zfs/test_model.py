@@ -7,7 +7,7 @@ that reproduces it.
 
 import copy
 import os
-from typing import Any, Dict, Iterator, List, Type
+from typing import Any, Dict, List, Type
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests import zvol
 from tests.client import VerbError, call_inside
 from tests.killed import kill_group
 from tests.model import GRANULE, Model, Refused, noise, observed, without_lost
-from tests.zfs.conftest import Bench, Udev, run
+from tests.zfs.conftest import Bench, run
 from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import pool
@@ -42,14 +42,6 @@ def busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the wait for a device in use to become idle."""
     monkeypatch.setattr(pool, "_BUSY_LIMIT", 0.2)
     monkeypatch.setattr(pool, "_BUSY_PAUSE", 0.01)
-
-
-@pytest.fixture
-def nodes_without_udev() -> "Iterator[None]":
-    """Stops udev from opening new zvols, which would keep them busy."""
-    Udev.stop()
-    yield
-    Udev.start()
 
 
 class Volumes(RuleBasedStateMachine):
@@ -279,7 +271,7 @@ def run_machine(machine: "Type[Volumes]", steps: int, each: int) -> None:
     )
 
 
-def test_families(bench: Bench, busy_at_once: None, nodes_without_udev: None) -> None:
+def test_families(bench: Bench, busy_at_once: None, without_udev: None) -> None:
     Families.sr = bench.sr()
     run("zfs", "set", "volmode=dev", Families.sr)
     run_machine(Families, STEPS, STEPS_EACH)

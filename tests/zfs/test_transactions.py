@@ -7,8 +7,8 @@ from typing import Iterator, List
 
 import pytest
 
-from tests.client import call_inside
-from tests.transactions import keys_of_snapshot, last_group, none_by_itself
+from tests.client import call_inside, keys_of_snapshot
+from tests.transactions import last_group, none_by_itself
 from tests.zfs.conftest import MIB, Bench, run
 
 

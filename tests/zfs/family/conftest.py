@@ -11,11 +11,8 @@ from zfsvol.zfs import pool
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_udev() -> "Iterator[None]":
-    """Stops udev, which would open the nodes of the many short-lived zvols and keep them busy."""
-    Udev.stop()
-    yield
-    Udev.start()
+def mostly_without_udev(without_udev: None) -> None:
+    """All tests but those that use `with_udev`."""
 
 
 @pytest.fixture
