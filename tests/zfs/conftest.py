@@ -58,8 +58,13 @@ def device_node(zvol: str) -> "Iterator[str]":
     wait_until(lambda: os.path.exists(node), node)
     Udev.settle()
     yield node
-    run("zfs", "inherit", "volmode", zvol)
-    wait_until(lambda: not os.path.exists(node), f"{node} to go")
+
+    def is_hidden() -> bool:
+        # ZFS leaves the device, without an error, while udev or blkid have it open.
+        run("zfs", "inherit", "volmode", zvol)
+        return not os.path.exists(node)
+
+    wait_until(is_hidden, f"{node} to go")
     Udev.settle()
 
 
