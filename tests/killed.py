@@ -17,7 +17,7 @@ from zfsvol.host import command, files
 # Commands that verbs start, and that may still change a pool after the verb is gone.
 COMMANDS = {"zfs", "zpool", "zdb", "tap-ctl"}
 # Commands that change nothing. A kill between two changes leaves the same as a kill right after the first one.
-_READING = [("zfs", "get"), ("zfs", "list"), ("zfs", "version"), ("zpool", "get"), ("zpool", "list")]
+_READING = [("zfs", "get"), ("zfs", "list"), ("zfs", "send"), ("zfs", "version"), ("zpool", "get"), ("zpool", "list")]
 _READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "list")]
 
 # If the verb is killed during a child, the child does its work this many seconds later, as in a busy pool.
@@ -62,9 +62,9 @@ def _arm(moment: str, number: int, die: "Callable[[], None]") -> None:
             if runs_on:
                 die()
 
-        def finish(self, *arguments: Any) -> str:
+        def chunks(self, *arguments: Any) -> "Iterator[bytes]":
             try:
-                return super().finish(*arguments)
+                yield from super().chunks(*arguments)
             finally:
                 reached("after", self.change)
 

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 import fcntl
 import os
 from pathlib import Path
+import subprocess
 import time
 from typing import Iterator
 
-from tests.model import checksum
+from tests.model import DESTROYED, checksum
 
 # OpenZFS's ioctl for the name of a zvol by its open device, BLKZNAME: _IOR(0x12, 125, char[256]).
 _BLKZNAME = (2 << 30) | (256 << 16) | (0x12 << 8) | 125
@@ -61,12 +62,20 @@ def write(zvol: str, offset: int, data: bytes) -> None:
 
 
 def checksums(zvols: "dict[str, int]") -> "dict[str, str]":
-    """The checksums of zvols, given with their sizes in bytes, which their devices must have."""
+    """The checksums of zvols, given with their sizes in bytes, which their devices must have.
+
+    DESTROYED stands for a snapshot whose data was destroyed; it must read as zeros.
+    """
     paths = nodes()
     found = {}
+    argv = ["zfs", "get", "-H", "-o", "name", "-s", "local,received", "zfsvol:cbt-metadata", *zvols]
+    destroyed = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout.decode().split("\n") if zvols else []
     for zvol, size in zvols.items():
         with open(paths[zvol] if zvol in paths else node(zvol), "rb", buffering=0) as file:
             content = file.read(size + 1)
         assert len(content) == size, f"{zvol} is {len(content)} bytes long, not {size}"
         found[zvol] = checksum(content)
+        if zvol in destroyed:
+            assert content == bytes(size)
+            found[zvol] = DESTROYED
     return found

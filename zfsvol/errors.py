@@ -93,6 +93,15 @@ class InvalidSize(StorageError):
         super().__init__("VDI Invalid size: " + sentence)
 
 
+class ChangesUnknown(StorageError):
+    """The changed blocks between two VDIs cannot be told. The sentence is the one of the storage manager's drivers."""
+
+    code = "SR_BACKEND_FAILURE_460"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Failed to calculate changed blocks for given VDIs. [opterr={why}]")
+
+
 class DeviceMissing(StorageError):
     """No device-config key says where the SR is. xcp-ng-tests compare the sentence literally."""
 

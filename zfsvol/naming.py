@@ -30,6 +30,10 @@ VDI_DESCRIPTION = "zfsvol:description"
 VDI_SHARABLE = "zfsvol:sharable"
 # Set by Volume.snapshot: the zvol keeps the content of the ZFS snapshot that it was made from.
 VDI_SNAPSHOT = "zfsvol:snapshot"
+# "on" while the client may ask what changed in it. Nothing is logged for that: ZFS knows.
+VDI_CBT = "zfsvol:cbt"
+# Of a snapshot whose data was destroyed: what is left of it, see repository.vdi.Base.
+VDI_METADATA = "zfsvol:cbt-metadata"
 # The time when the VDI was removed. Its zvol stays as long as other zvols need data of it.
 VDI_REMOVED = "zfsvol:removed"
 
@@ -49,14 +53,15 @@ _SCHEME = "zvol://"  # the name of the datapath plugin's directory
 # lacks.
 _GRAVE = ".gone-"
 _REVERT = ".revert-"
-
+# Bookmarks of other programs may have any other name, that of one of the driver's snapshots included.
+_BOOKMARK = "cbt-"
 
 # The new uuid of a copy of an SR, or of a disk in it, while the copy gets a new identity.
 BECOMES = "zfsvol:becomes"
 
-# In characters. The longest name below a root is that of a removed VDI's snapshot.
+# In characters. The longest name below a root is that of a bookmark of a removed VDI.
 _LONGEST_NAME = 255
-LONGEST_ROOT = _LONGEST_NAME - len(f"/{_GRAVE}") - len("@") - 2 * 36 - len(".12345678")
+LONGEST_ROOT = _LONGEST_NAME - len(f"/{_GRAVE}") - len(f"#{_BOOKMARK}") - 2 * 36 - len(".12345678")
 
 
 class Root:
@@ -131,6 +136,16 @@ def reverted(name: str) -> "str | None":
 def is_grave(name: str) -> bool:
     """Whether a zvol below a root has the name of a removed VDI."""
     return name.startswith(_GRAVE)
+
+
+def bookmark(uuid: str) -> str:
+    """The name, within its zvol, of the bookmark of a snapshot whose data is destroyed."""
+    return _BOOKMARK + uuid
+
+
+def is_bookmark(name: str) -> bool:
+    """Whether a bookmark with this name within its zvol is the driver's."""
+    return name.startswith(_BOOKMARK) and is_uuid(name[len(_BOOKMARK) :])
 
 
 def is_uuid(name: str) -> bool:

@@ -18,8 +18,7 @@ import pytest
 
 from tests.client import new_uuid
 from tests.lab.guest import Guest
-from tests.lab.workload import BLOCK
-from tests.model import GRANULE, Model, Refused, checksum, noise, observed, without_lost
+from tests.model import BLOCK, GRANULE, Model, Refused, checksum, noise, observed, without_lost
 from zfsvol.naming import Root
 
 ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
@@ -43,8 +42,7 @@ print(json.dumps([(record, contents[f"{sr}/{record['key']}"]) for record in reco
 _WRITE = """
 import sys
 from tests import zvol
-from tests.lab.workload import BLOCK
-from tests.model import noise
+from tests.model import BLOCK, noise
 zvol.write(sys.argv[1], int(sys.argv[2]), noise(int(sys.argv[3]), BLOCK))
 """
 
@@ -54,8 +52,7 @@ _WRITE_AS_VM = """
 import os, sys, time
 from tests import blktap
 from tests.client import call_inside
-from tests.lab.workload import BLOCK
-from tests.model import noise
+from tests.model import BLOCK, noise
 blktap.install()
 given = []
 for uri in sys.argv[1:]:

@@ -14,9 +14,8 @@ from typing import Any
 
 from tests import zvol
 from tests.client import VerbError, call_inside
-from tests.model import GRANULE, noise
+from tests.model import BLOCK, GRANULE, noise
 
-BLOCK = 16384
 MOST = 10
 
 
@@ -41,6 +40,8 @@ def choose(chance: random.Random, vdis: "list[dict[str, Any]]") -> "tuple[str, d
         (1, "Volume.set", {"key": key, "k": "vdi-type", "v": text}),
         (1, "Volume.set", {"key": disk, "k": "clone-on-boot", "v": chance.choice(disks)}),
         (1, "Volume.unset", {"key": key, "k": "vdi-type"}),
+        (2, "Volume.enable_cbt", {"key": disk}),
+        (4, "Volume.data_destroy", {"key": chance.choice(snapshots)}),
         (1, "Volume.resize", {"key": key, "new_size": chance.randrange(1, 5) * GRANULE}),
     ]
     _, verb, arguments = chance.choices(choices, [weight for weight, _, _ in choices])[0]

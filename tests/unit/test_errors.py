@@ -8,7 +8,7 @@ from zfsvol import errors
 from zfsvol.host import command
 from zfsvol.verbs import datapath, sr, sr_attach, sr_detach, volume  # noqa: F401 - loads all modules that define errors
 from zfsvol.wire import protocol
-from zfsvol.zfs import pool, pools
+from zfsvol.zfs import pool, pools, sendstream
 
 
 def descendants(kind: type) -> "set[type]":
@@ -32,12 +32,14 @@ CODES = {
     errors.NodeMissing: "_46",
     errors.SRUnavailable: "_47",  # SRUnavailable
     errors.InvalidSize: "_79",  # VDISize
+    errors.ChangesUnknown: "_460",  # CBTChangedBlocksError
     errors.DeviceMissing: "_90",  # DeviceMissing, in xcp-ng-tests
     errors.DeviceInvalid: "_91",  # DeviceInvalid, likewise
     # Errors without a code of their own.
     errors.TapdiskFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
+    sendstream.Damaged: "",
     pool.Missing: "",
     pool.Exists: "",
     pool.Busy: "",

@@ -291,14 +291,14 @@ class TestInspect:
         datasets = the_family()
         datasets[f".revert-{A}"] = zvol(9, f"{A}@{B}")
         found = only_finding(datasets)
-        assert found.text == f"a revert of {A} was interrupted before it had any effect"
+        assert found.text == f"a revert or a data_destroy of {A} was interrupted before it had any effect"
         assert found.mend
 
     def test_revert_without_its_last_step(self):
         datasets = without_its_first()
         datasets[f".revert-{A}"] = zvol(9, f"{GRAVE}@{B}")
         found = only_finding(datasets)
-        assert found.text == f"a revert of {A} was interrupted"
+        assert found.text == f"a revert or a data_destroy of {A} was interrupted"
         assert found.mend
 
     def test_revert_whose_disk_is_still_in_its_place(self):
@@ -306,7 +306,7 @@ class TestInspect:
         datasets = the_family()
         datasets[A].update({naming.VDI_REMOVED: WHEN, "refreservation": "4096"})
         datasets[f".revert-{A}"] = zvol(9, f"{A}@{B}")
-        assert texts(datasets) == [f"a revert of {A} was interrupted"]
+        assert texts(datasets) == [f"a revert or a data_destroy of {A} was interrupted"]
 
     def test_half_made_revert(self):
         datasets = the_family()

@@ -21,11 +21,10 @@ from tests import attached, blktap, zvol
 from tests.client import VerbError, call_inside
 from tests.killed import kill_group
 from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, way
-from tests.model import GRANULE, Refused, checksum, noise, observed
+from tests.model import BLOCK, GRANULE, Refused, checksum, noise, observed
 from tests.zfs.conftest import Bench
 from tests.zfs.test_model import (
     ANY,
-    BLOCK,
     Volumes,
     busy_at_once,
     check,

@@ -30,6 +30,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 # Seconds. The client has no time limit of its own, so these are generous: they are for hangs, not for slow commands.
 READ_LIMIT = 120
 WRITE_LIMIT = 600
+STREAM_LIMIT = 86400  # what reads whole disks
 _KILL_LIMIT = 2
 _LOOK_INTERVAL = 1
 

@@ -88,6 +88,7 @@ def _look(record: Record) -> None:
     """Reads the zvol's settings that hold while it is attached."""
     sr = record.sr
     vdi = sr.vdi(record.key, datasets.inherited_properties)
+    vdi.require_data("attached")
     if not vdi.is_renamed:
         with sr.locked(ALONE):
             lineage.finish_revert(sr, record.key)

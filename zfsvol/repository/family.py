@@ -9,7 +9,9 @@ from is renamed. So an SR's root holds nothing but:
   <zvol>@<uuid>       a ZFS snapshot with at least one clone; `zfs hold` may keep it longer
   <zvol>@<other>      a snapshot of another program or person
   .gone-<uuid>.<n>    a removed VDI with at least one such snapshot; it has the property zfsvol:removed
-  .revert-<uuid>      during Volume.revert: the zvol that becomes the VDI; if there is no other, it is the VDI
+  .revert-<uuid>      during Volume.revert and data_destroy: the zvol that becomes the VDI; if there is no other, it is
+                      the VDI
+  <zvol>#cbt-<uuid>   the moment of a snapshot whose data was destroyed; the VDI's property zfsvol:cbt-metadata names it
 """
 
 import re
@@ -37,7 +39,9 @@ class Family:
         self.root = root
         self.zvols = {name: values for name, values in found.items() if values["type"] == "volume"}
         self.snapshots = {name: values for name, values in found.items() if values["type"] == "snapshot"}
-        self.others = [name for name, values in found.items() if values["type"] not in ("volume", "snapshot")]
+        self.bookmarks = [name for name, values in found.items() if values["type"] == "bookmark"]
+        known = ("volume", "snapshot", "bookmark")
+        self.others = [name for name, values in found.items() if values["type"] not in known]
 
     def parent(self, name: str) -> "str | None":
         """The zvol that this one was made from; None if it is the first of its family or comes from outside the SR."""

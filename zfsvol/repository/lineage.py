@@ -12,9 +12,14 @@ from zfsvol import naming, properties
 from zfsvol.errors import NoSpace, StorageError, VDIInUse
 from zfsvol.host import files
 from zfsvol.repository.sr import SR
-from zfsvol.repository.vdi import VDI, is_vdi
+from zfsvol.repository.vdi import VDI, Base, is_vdi
 from zfsvol.zfs import changes, datasets, programs
 from zfsvol.zfs.pool import Busy, Exists, Missing
+from zfsvol.zfs.programs import Left
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 # Seconds until space freed by a removal is available.
 _SPACE_LIMIT = 10
@@ -42,11 +47,10 @@ def make(sr: SR, source: VDI, name: str, uuid: str, values: "dict[str, str]") ->
     deeper with every snapshot, and a snapshot can always be removed completely. A crash leaves at most a ZFS snapshot
     without clones.
     """
-    is_frozen = source.is_snapshot and source.values.get("readonly") == "on" and "origin" in source.values
-    base = source.values["origin"] if is_frozen else f"{source.zvol}@{uuid}"
+    base = source.frozen_at or f"{source.zvol}@{uuid}"
     try:
-        if not is_frozen:
-            changes.create_snapshot(sr.zfs, base)
+        if source.frozen_at is None:
+            changes.create_snapshots(sr.zfs, base)
         try:
             changes.clone(sr.zfs, base, sr.volume(name), values)
         except StorageError:
@@ -80,13 +84,13 @@ def adopt_siblings(sr: SR, source: VDI, uuid: str) -> None:
     programs.set_on_vdis(sr.zfs, siblings, properties.encode_key(naming.SNAPSHOT_OF, uuid))
 
 
-def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
+def remove(sr: SR, key: str, action: str, done: str, *, bookmark: "str | None" = None) -> Left:
     """Removes the VDI in one transaction, by zfs.programs.remove. Raises VDIInUse.
 
     `done`: what the caller wants to do, as in "was not destroyed". The result is for `bury`.
     """
     try:
-        return _remove(sr, key, action)
+        return _remove(sr, key, action, bookmark)
     except Busy as error:
         from zfsvol.host import blockdevice  # for the message only
 
@@ -95,11 +99,11 @@ def remove(sr: SR, key: str, action: str, done: str) -> "dict[str, int]":
         raise VDIInUse(f"The VDI {name} is in use by {users}, and was not {done}.") from None
 
 
-def _remove(sr: SR, name: str, action: str) -> "dict[str, int]":
-    kept = programs.remove(sr.zfs, sr.dataset, name, action)
-    if kept.foreign:
+def _remove(sr: SR, name: str, action: str, bookmark: "str | None" = None) -> Left:
+    left = programs.remove(sr.zfs, sr.dataset, name, action, bookmark=bookmark)
+    if left.foreign:
         sr.note_kept(is_any=True)
-    return kept.reserved
+    return left
 
 
 def discard(sr: SR, name: str) -> None:
@@ -108,23 +112,37 @@ def discard(sr: SR, name: str) -> None:
     If others' snapshots keep it, it is renamed like a removed VDI, so that its name is free.
     """
     try:
-        kept = _remove(sr, name, "discard")
+        left = _remove(sr, name, "discard")
     except Missing:
         return
-    bury(sr, kept)
+    bury(sr, left)
 
 
-def bury(sr: SR, kept: "dict[str, int]") -> None:
-    """Renames removed zvols to names of removed ones and drops their reservations. `kept`: reserved bytes by dataset.
+def bury(sr: SR, left: Left) -> None:
+    """Renames removed zvols to names of removed ones, drops their reservations, and destroys bookmarks of removed VDIs.
 
-    Clients do not see the VDIs any more. Neither step needs space within the SR's quota. After a crash, `repair` does
-    the rest.
+    Clients do not see the VDIs any more. No step needs space within the SR's quota. After a crash, `repair` does the
+    rest.
     """
-    for dataset, reserved in kept.items():
+    for base in left.bases:
+        _destroy_bookmark(sr, Base.parsed(base).bookmark)
+    for dataset, reserved in left.reserved.items():
         if reserved:
             changes.set_properties(sr.zfs, dataset, {"refreservation": "none"})
         name = dataset.rpartition("/")[2]
         _move(sr, dataset, sr.grave(naming.reverted(name) or name, os.urandom(4).hex()))
+
+
+def _destroy_bookmark(sr: SR, short: str) -> None:
+    """Destroys the driver's bookmark with this name within its zvol, which may be any of the SR's. Idempotent."""
+    if not naming.is_bookmark(short):
+        return
+    for (name,) in datasets.listing(sr.zfs, sr.dataset, types="bookmark", columns=("name",)):
+        if name.endswith("#" + short):
+            try:
+                changes.destroy(sr.zfs, name)
+            except Missing:
+                pass
 
 
 def _move(sr: SR, dataset: str, name: str) -> None:
@@ -168,26 +186,46 @@ def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:
     for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == temporary]:
         del values[name]
     name = naming.revert_name(target.key)
+    _prepare(sr, name, lambda: make(sr, source, name, files.new_uuid(), values))
+
+
+def prepare_data_destroy(sr: SR, source: VDI, base: Base) -> None:
+    """The first step of Volume.data_destroy: makes the empty zvol that will replace that of the snapshot `source`.
+
+    It has all that the client knows of the snapshot, and `base`. Raises NoSpace.
+    """
+    values = {name: value for name, value in source.values.items() if ":" in name}
+    values.update({"readonly": "on", naming.VDI_METADATA: str(base)})
+    name = naming.revert_name(source.key)
+    block = int(source.values["volblocksize"])
+
+    def create() -> None:
+        changes.create_volume(sr.zfs, sr.volume(name), source.size, volblocksize=block, sparse=True, values=values)
+
+    _prepare(sr, name, create)
+
+
+def _prepare(sr: SR, name: str, create: "Callable[[], object]") -> None:
     try:
-        make(sr, source, name, files.new_uuid(), values)
-    except Exists:  # a revert was killed before it had any effect
+        create()
+    except Exists:  # a verb was killed before it had any effect
         discard(sr, name)
-        make(sr, source, name, files.new_uuid(), values)
+        create()
 
 
 def finish_revert(sr: SR, key: str) -> None:
     """Does the last steps of Volume.revert that a crash left undone. Raises NoSpace, Busy."""
-    kept: "dict[str, int]" = {}
+    reserved: "dict[str, int]" = {}
     try:
         values = datasets.properties(sr.zfs, sr.volume(key))
     except Missing:
         pass
     else:
-        kept = {sr.volume(key): int(values.get("refreservation", "0"))}
-    take_place(sr, key, kept)
+        reserved = {sr.volume(key): int(values.get("refreservation", "0"))}
+    take_place(sr, key, Left(reserved))
 
 
-def take_place(sr: SR, key: str, kept: "dict[str, int]") -> None:
-    """Renames the removed zvols (`kept`, as for `bury`), then gives the VDI's name to the zvol that replaces it."""
-    bury(sr, kept)
+def take_place(sr: SR, key: str, left: Left) -> None:
+    """Renames the removed zvols, as `bury` does, then gives the VDI's name to the zvol that replaces it."""
+    bury(sr, left)
     _move(sr, sr.volume(naming.revert_name(key)), sr.volume(key))

@@ -8,6 +8,7 @@ from zfsvol.repository.family import Family
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import changes, programs
 from zfsvol.zfs.pool import Missing
+from zfsvol.zfs.programs import Left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,29 @@ def inspect(found: Family) -> "list[Finding]":
         findings += _inspect_zvol(found, name, values)
     for name, values in sorted(found.snapshots.items()):
         findings += _inspect_snapshot(found, name, values)
+    findings += _inspect_bookmarks(found)
     findings += [Finding(f"{name} is no disk of this SR") for name in found.others]
+    return findings
+
+
+def _inspect_bookmarks(found: Family) -> "list[Finding]":
+    named = {
+        vdi.Base.parsed(values[naming.VDI_METADATA]).bookmark: name
+        for name, values in found.zvols.items()
+        if naming.VDI_METADATA in values and not vdi.is_removed(values)
+    }
+    own = {name.rpartition("#")[2]: name for name in found.bookmarks if naming.is_bookmark(name.rpartition("#")[2])}
+    findings = []
+    for short, name in sorted(own.items()):
+        if short not in named:
+            dataset = found.dataset(name)
+            text = f"{name} was made for a snapshot that is not there"
+            findings.append(Finding(text, lambda sr, dataset=dataset: changes.destroy(sr.zfs, dataset)))  # type: ignore[misc]
+    findings += [
+        Finding(f"{name} has lost its bookmark: changes since it are not known any more", is_wrong=False)
+        for short, name in sorted(named.items())
+        if short not in own and naming.reverted(name) is None
+    ]
     return findings
 
 
@@ -59,9 +82,11 @@ def _inspect_zvol(found: Family, name: str, values: "dict[str, str]") -> "list[F
 
 def _inspect_revert(found: Family, name: str, target: str) -> Finding:
     if vdi.is_vdi(target, found.zvols.get(target, {})):
-        text = f"a revert of {target} was interrupted before it had any effect"
+        text = f"a revert or a data_destroy of {target} was interrupted before it had any effect"
         return Finding(text, lambda sr: lineage.discard(sr, name))
-    return Finding(f"a revert of {target} was interrupted", lambda sr: lineage.finish_revert(sr, target))
+    return Finding(
+        f"a revert or a data_destroy of {target} was interrupted", lambda sr: lineage.finish_revert(sr, target)
+    )
 
 
 def _was_never_used(found: Family, name: str, values: "dict[str, str]") -> bool:
@@ -99,7 +124,7 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
     reserved = int(values.get("refreservation", "0"))
     if naming.is_uuid(name) or naming.reverted(name):
         text = f"{name} is removed and still has its name"
-        findings.append(Finding(text, lambda sr: lineage.bury(sr, {dataset: reserved})))
+        findings.append(Finding(text, lambda sr: lineage.bury(sr, Left({dataset: reserved}))))
     elif reserved > 0:
         text = f"{name} is removed and has a reservation"
         findings.append(Finding(text, lambda sr: changes.set_properties(sr.zfs, dataset, {"refreservation": "none"})))

@@ -2,12 +2,37 @@
 """A VDI, by the properties of its zvol. Pure."""
 
 from zfsvol import naming, properties
-from zfsvol.errors import InvalidSize
+from zfsvol.errors import InvalidArgument, InvalidSize
 
 # Sizes are multiples of 2 MiB: VHD export rounds to them, and backup tools read change bitmaps in steps of 2 MiB.
 GRANULE = 2 << 20
 # The client's integers have 63 bits; ZFS would take more.
 LARGEST = (1 << 63) - GRANULE
+
+
+class Base:
+    """What is left of a snapshot whose data was destroyed, enough to ask what changed since.
+
+    `bookmark`: the name, within its zvol, of the ZFS bookmark of the snapshot. `guid`: that of the bookmark and of the
+    ZFS snapshot. `family`: the guid of the zvol that was the first of the VDI's family.
+    """
+
+    def __init__(self, bookmark: str, guid: int, family: int) -> None:
+        self.bookmark = bookmark
+        self.guid = guid
+        self.family = family
+
+    @classmethod
+    def parsed(cls, text: str) -> "Base":
+        """The base by its property. A text that the driver did not write means a base that is lost."""
+        words = text.split(" ")
+        if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
+            return cls(words[0], int(words[1]), int(words[2]))
+        return cls("", 0, 0)
+
+    def __str__(self) -> str:
+        """Its property."""
+        return f"{self.bookmark} {self.guid} {self.family}"
 
 
 class VDI:
@@ -32,6 +57,31 @@ class VDI:
     def is_snapshot(self) -> bool:
         """Whether Volume.snapshot made it."""
         return naming.VDI_SNAPSHOT in self.values
+
+    @property
+    def frozen_at(self) -> "str | None":
+        """The ZFS snapshot that has the VDI's content for ever; None if the content may change, or is destroyed."""
+        is_frozen = self.is_snapshot and self.values.get("readonly") == "on"
+        return self.values.get("origin") if is_frozen else None
+
+    @property
+    def base(self) -> "Base | None":
+        """What is left of its data if that was destroyed; None if it has its data."""
+        text = self.values.get(naming.VDI_METADATA)
+        return None if text is None else Base.parsed(text)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the client has enabled changed block tracking for it."""
+        return naming.VDI_CBT in self.values
+
+    def require_data(self, done: str) -> None:
+        """Raises InvalidArgument if the VDI's data was destroyed. `done`: what the caller wants to do: "cloned"."""
+        if self.base is not None:
+            raise InvalidArgument(
+                f"The data of the snapshot {self.key} was destroyed, and only the record of what has changed since is "
+                f"left: it cannot be {done}."
+            )
 
     @property
     def keys(self) -> "dict[str, str]":
@@ -99,6 +149,7 @@ def record(vdi: VDI, *, taken: int) -> "dict[str, object]":
         "read_write": vdi.values.get("readonly") != "on",
         "sharable": properties.decode(vdi.values, naming.VDI_SHARABLE) is True,
         "virtual_size": vdi.size,
+        "cbt_enabled": vdi.is_tracked,
         "physical_utilisation": taken,
         "uri": [vdi.root.uri(vdi.key)],
         "keys": keys,

@@ -79,6 +79,8 @@ def describe(name: str, values: "dict[str, str]") -> str:
     if not vdi.is_vdi(name, values):
         return f"{name}, no disk: {size}"
     kind = "snapshot" if naming.VDI_SNAPSHOT in values else "disk"
+    if naming.VDI_METADATA in values:
+        kind = "snapshot without data"
     return f"{name} {kind} “{called}”: {size}"
 
 

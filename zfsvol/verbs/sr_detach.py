@@ -9,6 +9,7 @@ from zfsvol.errors import SRInUse, SRNotEmpty
 from zfsvol.host import lock
 from zfsvol.repository import attachment, family, release, repair
 from zfsvol.repository import sr as srs
+from zfsvol.repository.allocation import Memory
 from zfsvol.repository.sr import ALONE, SR
 from zfsvol.zfs import changes, datasets, kernel, pools
 from zfsvol.zfs.pool import Busy, Missing
@@ -77,7 +78,9 @@ def destroy(dbg: str, sr: str) -> None:
             repair.repair(found)
             _require_nothing_foreign(found)
             release.release(found)
+            memory = Memory(found)
             _leave(pools.destroy if found.owns_pool else _destroy_root(found), found)
+            memory.forget()
             found.mark_detached()
 
 

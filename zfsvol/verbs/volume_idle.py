@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Volume verbs that need the VDI's record, as they are refused while somebody has it open: resize, revert, destroy.
+"""The Volume verbs that are refused while somebody has the VDI open: resize, revert, destroy, data_destroy.
 
 Arguments are those of the SMAPIv3 interface; sizes are bytes. All that clients see of a change happens in one
 transaction. So after a crash at any moment, each VDI is unchanged or changed as requested.
@@ -13,9 +13,10 @@ from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.record import Locked
 from zfsvol.repository.sr import ALONE, CHANGE, SR
-from zfsvol.repository.vdi import VDI
+from zfsvol.repository.vdi import VDI, Base
 from zfsvol.zfs import changes, datasets
 from zfsvol.zfs.pool import Missing
+from zfsvol.zfs.programs import Left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,52 @@ def _require_revertible(source: VDI, target: VDI) -> None:
         raise InvalidArgument(f"The VDI {source.key} is no snapshot: a disk can only be reverted to a snapshot.")
     if target.is_snapshot:
         raise InvalidArgument(f"The VDI {target.key} is a snapshot, which never changes: revert the disk, or clone it.")
+    source.require_data("reverted to")
+
+
+def data_destroy(dbg: str, sr: str, key: str) -> None:
+    """Destroys the data of a snapshot; the VDI stays, and what has changed since it can still be asked. Idempotent.
+
+    The space that only it used is free at once. Before that, it is read if nobody knows yet which blocks it holds: the
+    answers would be less exact without. Raises VDIInUse, InvalidArgument (no snapshot, or one without tracking),
+    NoSpace, VDIUnavailable; then nothing has changed. A crash before the data is removed leaves a zvol that SR.attach
+    removes. After that SR.attach or the next verb that needs it renames the zvol that has replaced the VDI's.
+    """
+    from zfsvol.repository import ancestry, changelist  # of no use to the other verbs here
+
+    naming.require_uuid(key, "The VDI")
+    found = srs.find(sr)
+    with Locked(found, key) as record:
+        idle.require_idle(record, "changed")
+        vdi = found.vdi(key)
+        if vdi.base is not None:
+            return
+        family = ancestry.read(found)
+        snapshot = family.snapshot(_data_of(vdi))
+        changelist.learn(found, family, snapshot)
+        with found.locked(ALONE):
+            vdi = _renamed(found, found.vdi(key))
+            base = Base(naming.bookmark(key), snapshot.guid, family.family(snapshot))
+            lineage.prepare_data_destroy(found, vdi, base)
+            try:
+                left = lineage.remove(found, key, "replace", "changed", bookmark=base.bookmark)
+            except StorageError:
+                lineage.discard(found, naming.revert_name(key))
+                raise
+            idle.withdraw_node(record)
+            _tidy(found, key, lambda: lineage.take_place(found, key, left))
+
+
+def _data_of(vdi: VDI) -> str:
+    """The ZFS snapshot that has the data of a snapshot whose data may be destroyed. Raises InvalidArgument."""
+    if not vdi.is_snapshot or not vdi.is_tracked:
+        raise InvalidArgument(
+            f"The VDI {vdi.key} is no snapshot with changed block tracking: its data can only be destroyed with the "
+            "VDI itself."
+        )
+    if vdi.frozen_at is None:
+        raise InvalidArgument(f"The snapshot {vdi.key} was made writable, and may hold data that nothing else has.")
+    return vdi.frozen_at
 
 
 def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
@@ -116,7 +163,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
                 _tidy(found, key, lambda: lineage.prune_graves(found))
 
 
-def _removed(sr: SR, key: str) -> "dict[str, int]":
+def _removed(sr: SR, key: str) -> Left:
     try:
         return lineage.remove(sr, key, "remove", "destroyed")
     except Missing:

@@ -70,7 +70,10 @@ def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
     uuid = files.new_uuid()
     with srs.opened(sr, CHANGE) as found:
         source = found.vdi(key, datasets.inherited_properties)
+        source.require_data("snapshotted")
         values = lineage.inherited(source)
+        if source.is_tracked:
+            values[naming.VDI_CBT] = source.values[naming.VDI_CBT]
         values[naming.VDI_SNAPSHOT] = "true"
         values["readonly"] = "on"
         for name, value in (
@@ -92,6 +95,7 @@ def clone(dbg: str, sr: str, key: str) -> "dict[str, object]":
     uuid = files.new_uuid()
     with srs.opened(sr, CHANGE) as found:
         source = found.vdi(key, datasets.inherited_properties)
+        source.require_data("cloned")
         values = lineage.inherited(source)
         # Set it explicitly: otherwise the clone would get the setting of the zvol it is made from.
         thick = configuration.is_thick(source.values, source.zvol)

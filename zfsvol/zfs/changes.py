@@ -32,9 +32,9 @@ def create_volume(
     pool.change([*argv, *options("-o", values), dataset])
 
 
-def create_snapshot(pool: Pool, snapshot: str) -> None:
-    """Raises Exists."""
-    pool.change(["zfs", "snapshot", snapshot])
+def create_snapshots(pool: Pool, *snapshots: str) -> None:
+    """Makes all of them in one transaction. Raises Exists."""
+    pool.change(["zfs", "snapshot", *snapshots])
 
 
 def clone(pool: Pool, snapshot: str, dataset: str, values: "dict[str, str]") -> None:

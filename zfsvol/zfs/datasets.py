@@ -8,6 +8,10 @@ dataset does not exist, and SRUnavailable if the pool does not answer.
 from zfsvol.host.command import READ_LIMIT
 from zfsvol.zfs.pool import Pool, status_command
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _GET = ["zfs", "get", "-Hp", "-o", "name,property,value"]
 _OWN = [*_GET, "-s", "local,received,temporary,none"]
 
@@ -71,11 +75,19 @@ def with_own_volmode(pool: Pool, root: str) -> "dict[str, str]":
 
 
 def tree(pool: Pool, root: str) -> "dict[str, dict[str, str]]":
-    """The `properties` of `root` and of all datasets and snapshots below it."""
-    return _parse(pool.read([*_OWN, "-t", "filesystem,volume,snapshot", "-r", "all", root]))
+    """The `properties` of `root` and of all datasets, snapshots and bookmarks below it."""
+    return _parse(pool.read([*_OWN, "-t", "filesystem,volume,snapshot,bookmark", "-r", "all", root]))
 
 
 def listing(pool: Pool, root: str, *, types: str, columns: "tuple[str, ...]") -> "list[list[str]]":
     """`columns` of `root` and of the datasets below it; "-" stands for an unset value."""
     output = pool.read(["zfs", "list", "-Hp", "-t", types, "-o", ",".join(columns), "-r", root])
     return [line.split("\t") for line in output.splitlines()]
+
+
+def sent(pool: Pool, base: "str | None", target: str) -> "Iterator[bytes]":
+    """The stream that `zfs send` makes of the snapshot `target`, from the snapshot or bookmark `base` on if given.
+
+    It is raw: compressed and encrypted as on disk, so it needs no key. Raises while it is read.
+    """
+    return pool.stream(["zfs", "send", "-w", *([] if base is None else ["-i", base]), target])

@@ -6,11 +6,12 @@ import time
 from zfsvol import log
 from zfsvol.errors import NoSpace, SRUnavailable, StorageError
 from zfsvol.host import command
-from zfsvol.host.command import READ_LIMIT, WRITE_LIMIT, CommandFailed, CommandTimeout
+from zfsvol.host.command import READ_LIMIT, STREAM_LIMIT, WRITE_LIMIT, CommandFailed, CommandTimeout
 from zfsvol.zfs import kernel, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Callable, TypeVar
 
     _Answer = TypeVar("_Answer")
@@ -94,10 +95,17 @@ class Pool:
         """Starts a command beside this process; `finish` must follow."""
         return command.Child(argv, held=self.held)
 
+    def stream(self, argv: "list[str]") -> "Iterator[bytes]":
+        """The output of one command that changes nothing, piece by piece, as it comes. Raises as `read`."""
+        return self._pieces(self.start(argv), STREAM_LIMIT)
+
     def finish(self, child: command.Child, limit: float) -> str:
         """The output of a started command. Gives the command up if the pool is suspended. Raises as `read`."""
+        return b"".join(self._pieces(child, limit)).decode("utf-8", "replace")
+
+    def _pieces(self, child: command.Child, limit: float) -> "Iterator[bytes]":
         try:
-            return child.finish(limit, lambda: kernel.state(self.name) == kernel.SUSPENDED)
+            yield from child.chunks(limit, lambda: kernel.state(self.name) == kernel.SUSPENDED)
         except CommandFailed as error:
             if "suspended" in error.stderr:
                 self.require()  # its error names the disk

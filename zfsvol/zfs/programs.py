@@ -17,6 +17,7 @@ from zfsvol.zfs.pool import Busy, Missing, Pool, when_idle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 _REMOVE, _SET = (os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("remove.lua", "set.lua"))
@@ -28,51 +29,62 @@ _SET_AT_ONCE = 1000
 _BOOKMARK_TRIES = 3
 
 
-class Kept:
-    """Removed zvols that stay. `reserved`: each one's reservation in bytes; `foreign`: those with others' snapshots."""
+class Left:
+    """What a removal leaves.
 
-    def __init__(self, reserved: "dict[str, int]", foreign: "list[str]") -> None:
+    `reserved`: the removed zvols that stay, with their reservations in bytes. `foreign`: those of them with others'
+    snapshots. `bases`: the properties VDI_METADATA of the removed VDIs.
+    """
+
+    def __init__(self, reserved: "dict[str, int]", foreign: "Sequence[str]" = (), bases: "Sequence[str]" = ()) -> None:
         self.reserved = reserved
         self.foreign = foreign
+        self.bases = bases
 
 
-def remove(pool: Pool, root: str, name: str, action: str = "remove") -> Kept:
+def remove(pool: Pool, root: str, name: str, action: str = "remove", *, bookmark: "str | None" = None) -> Left:
     """Removes the VDI `name` below `root`, its clone-on-boot temporary, and what only these needed, in one transaction.
 
     That is the action "remove", which also removes what a killed Volume.revert left for the VDI; "replace" does not.
-    "discard" removes any zvol.
+    "discard" removes any zvol. `bookmark`: the name of a bookmark, without its zvol's, of the ZFS snapshot that the VDI
+    was made from; it is made in the same transaction.
 
     A zvol that others were made from, or that has snapshots of other programs, stays: it is marked as removed and keeps
     only the data that they need. Raises Missing, Busy (its text is the open zvol), NoSpace, and StorageError with ZFS's
     own reason; then nothing has changed.
     """
-    answer = _remove(pool, root, action, name)
+    words = [action, name] + ([] if bookmark is None else [bookmark])
+    answer = _remove(pool, root, words)
     for _ in range(_BOOKMARK_TRIES):
         if "bookmarks" not in answer:
             break
         _destroy_newest_bookmarks(pool, answer["bookmarks"])
-        answer = _remove(pool, root, action, name)
+        answer = _remove(pool, root, words)
     if "bookmarks" in answer:
         raise StorageError("{} cannot be removed: somebody keeps making bookmarks.".format(answer["bookmarks"]))
     if "missing" in answer:
         raise Missing(answer["missing"])
     if "error" in answer:
         raise _refused(answer["error"], "{} cannot be removed".format(answer["at"]))
-    # Lua's empty table becomes an empty JSON object.
-    stuck = list(dict(answer["stuck"]).values())
+    stuck = _listed(answer["stuck"])
     if stuck:
         try:
             prune(pool, root, stuck)
         except StorageError as error:  # the VDI is removed nevertheless; SR.attach tries again
             log.warning(f"{root}: bookmarks keep space of removed disks: {error}")
-    return Kept(dict(answer["kept"]), list(dict(answer["foreign"]).values()))
+    return Left(dict(answer["kept"]), _listed(answer["foreign"]), _listed(answer["bases"]))
+
+
+def _listed(table: "dict[str, str]") -> "list[str]":
+    """The values of a table of Lua's; an empty one becomes an empty JSON object, too."""
+    return list(table.values())
 
 
 def _destroy_newest_bookmarks(pool: Pool, zvol: str) -> None:
     """Destroys the bookmarks that are newer than the zvol's newest snapshot and so prevent a rollback to it.
 
     They hold no data, and are useless to their owners, since the zvol will get no newer content. Replication can
-    continue from the other bookmarks.
+    continue from the other bookmarks. The driver's own are useless, too: nothing that is left was made after them.
     """
     rows = datasets.listing(pool, zvol, types="snapshot,bookmark", columns=("name", "createtxg"))
     made = {name: int(txg) for name, txg in rows}
@@ -92,7 +104,7 @@ def open_below(pool: Pool, root: str) -> "list[str]":
     answers 0 for an open zvol (2.1 and 2.3), and no other check finds an open zvol with snapshots.
     """
     found = json.loads(pool.read(_removal(root, "open")))["return"]["open"]
-    return sorted(dict(found).values())
+    return sorted(_listed(found))
 
 
 def _refused(number: int, sentence: str) -> StorageError:
@@ -101,9 +113,9 @@ def _refused(number: int, sentence: str) -> StorageError:
     return kind(f"{sentence}: {os.strerror(number)}.")
 
 
-def _remove(pool: Pool, root: str, action: str, name: str) -> "dict[str, Any]":
+def _remove(pool: Pool, root: str, words: "list[str]") -> "dict[str, Any]":
     def attempt() -> "dict[str, Any]":
-        answer: "dict[str, Any]" = json.loads(pool.change(_removal(root, action, name)))["return"]
+        answer: "dict[str, Any]" = json.loads(pool.change(_removal(root, *words)))["return"]
         if "busy" in answer:
             raise Busy(answer["busy"])
         return answer
@@ -123,7 +135,7 @@ def prune(pool: Pool, root: str, names: "list[str]") -> None:
         stuck: "list[str]" = []
         for start in range(0, len(todo), _PRUNED_AT_ONCE):
             output = pool.change(_removal(root, "prune", *todo[start : start + _PRUNED_AT_ONCE]))
-            stuck += dict(json.loads(output)["return"]["stuck"]).values()
+            stuck += _listed(json.loads(output)["return"]["stuck"])
         for zvol in stuck:
             _destroy_newest_bookmarks(pool, zvol)
         todo = stuck
@@ -131,7 +143,8 @@ def prune(pool: Pool, root: str, names: "list[str]") -> None:
 
 def _removal(root: str, *words: str) -> "list[str]":
     removed = time.strftime(naming.DATE, time.gmtime())
-    own = [root, naming.VDI_NAME, naming.VDI_REMOVED, removed, key_property(naming.TEMPORARY)]
+    temporary = key_property(naming.TEMPORARY)
+    own = [root, naming.VDI_NAME, naming.VDI_REMOVED, removed, temporary, naming.VDI_METADATA]
     return ["zfs", "program", "-j", root.partition("/")[0], _REMOVE, *own, *words]
 
 

@@ -2,14 +2,18 @@
 --
 -- Removes zvols of an SR, and what only they needed, in one transaction: all or nothing.
 --
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY remove UUID        a VDI
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY replace UUID       the same, for a revert
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY discard ZVOL       what is only half made
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY prune DATASET...   what was left: zvols and snapshots
---   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY open               what is open; changes nothing
+--   zfs program -j POOL remove.lua ROOT NAME MARK DATE TEMPORARY BASE ACTION...
+--
+--     remove UUID              a VDI
+--     replace UUID [BOOKMARK]  the same, while another zvol is to take its place
+--     discard ZVOL             what is only half made
+--     prune DATASET...         what was left: zvols and snapshots
+--     open                     what is open; changes nothing
 --
 -- UUID and ZVOL are names below ROOT; DATASETs are whole names. Every VDI has the property NAME. The property MARK,
--- with the value DATE, marks a removed one. The property TEMPORARY names a disk's clone-on-boot temporary.
+-- with the value DATE, marks a removed one. The property TEMPORARY names a disk's clone-on-boot temporary. The property
+-- BASE of a snapshot without data says which bookmark is its own. With BOOKMARK, the name of a new bookmark without its
+-- zvol's, the ZFS snapshot that the VDI was made from is bookmarked first.
 --
 -- A removed zvol stays while clones need its snapshots, or while it has held snapshots or snapshots of other programs
 -- and people. It is rolled back to its newest snapshot, so that only what they need takes space. "remove" also removes
@@ -23,6 +27,7 @@
 --   kept      the removed zvols that stay, with their reservations in bytes
 --   foreign   those of them that have snapshots or holds of other programs or people
 --   stuck     those of them that such bookmarks kept from being rolled back; "prune" answers this, too
+--   bases     the properties BASE of the VDIs removed
 --   open      the zvols and snapshots below ROOT that something has open
 
 local EAGAIN, EBUSY, EEXIST = 11, 16, 17
@@ -31,7 +36,8 @@ local UUID = HEX .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. 
 
 local args = ...
 local argv = args["argv"]
-local root, name, mark, date, temporary, action = argv[1], argv[2], argv[3], argv[4], argv[5], argv[6]
+local root, name, mark, date, temporary, base, action = argv[1], argv[2], argv[3], argv[4], argv[5], argv[6], argv[7]
+local FIRST = 8
 
 -- The property's value if it is set on the dataset itself or was received with it; not if it is inherited.
 local function own(dataset, property)
@@ -125,9 +131,9 @@ local function obstacle(zvol)
     end
 end
 
-local function remove(zvol)
+local function remove(zvol, bookmark)
     local doomed = {zvol}
-    local left = root .. "/.revert-" .. argv[7]
+    local left = root .. "/.revert-" .. argv[FIRST]
     if action == "remove" and zfs.exists(left) then
         doomed = {left, zvol}
     end
@@ -141,8 +147,18 @@ local function remove(zvol)
             return found
         end
     end
-    local kept, foreign, stuck = {}, {}, {}
+    local origin = bookmark and zfs.get_prop(zvol, "origin")
+    if origin then
+        bookmark = string.match(origin, "^(.*)@") .. "#" .. bookmark
+        local error = zfs.check.bookmark(origin, bookmark)
+        if error ~= 0 then
+            return {error = error, at = bookmark}
+        end
+        zfs.sync.bookmark(origin, bookmark)
+    end
+    local kept, foreign, stuck, bases = {}, {}, {}, {}
     for _, dataset in ipairs(doomed) do
+        bases[#bases + 1] = own(dataset, base)
         zfs.sync.set_prop(dataset, mark, date)
         stuck[#stuck + 1] = prune(dataset, true)
     end
@@ -154,7 +170,7 @@ local function remove(zvol)
             end
         end
     end
-    return {kept = kept, foreign = foreign, stuck = stuck}
+    return {kept = kept, foreign = foreign, stuck = stuck, bases = bases}
 end
 
 local function is_open(dataset, check)
@@ -187,7 +203,7 @@ if action == "open" then
     return answer
 elseif action == "prune" then
     answer = {stuck = {}}
-    for index = 7, #argv do
+    for index = FIRST, #argv do
         local dataset = argv[index]
         if zfs.exists(dataset) then
             local zvol = string.match(dataset, "^(.*)@")
@@ -198,9 +214,9 @@ elseif action == "prune" then
         end
     end
 else
-    local zvol = root .. "/" .. argv[7]
+    local zvol = root .. "/" .. argv[FIRST]
     if is_vdi(zvol) or (action == "discard" and zfs.exists(zvol)) then
-        answer = remove(zvol)
+        answer = remove(zvol, argv[FIRST + 1])
     else
         answer = {missing = zvol}
     end

@@ -35,6 +35,7 @@ from zfsvol.repository import lineage
 from zfsvol.repository.sr import SR
 from zfsvol.verbs import check as checking
 from zfsvol.zfs import changes, datasets, programs
+from zfsvol.zfs.programs import Left
 
 
 def told(sr: str, *, mend: bool = False) -> "tuple[bool, list[str]]":
@@ -69,19 +70,19 @@ def start_revert(sr: str, members: Members) -> None:
 
 def revert_without_effect(sr: str, members: Members) -> str:
     start_revert(sr, members)
-    return f"a revert of {members.disk} was interrupted before it had any effect"
+    return f"a revert or a data_destroy of {members.disk} was interrupted before it had any effect"
 
 
 def revert_with_effect(sr: str, members: Members) -> str:
     start_revert(sr, members)
     programs.remove(SR(sr).zfs, sr, members.disk, "replace")
-    return f"a revert of {members.disk} was interrupted"
+    return f"a revert or a data_destroy of {members.disk} was interrupted"
 
 
 def revert_but_for_the_last_step(sr: str, members: Members) -> str:
     start_revert(sr, members)
-    lineage.bury(SR(sr), programs.remove(SR(sr).zfs, sr, members.disk, "replace").reserved)
-    return f"a revert of {members.disk} was interrupted"
+    lineage.bury(SR(sr), programs.remove(SR(sr).zfs, sr, members.disk, "replace"))
+    return f"a revert or a data_destroy of {members.disk} was interrupted"
 
 
 def destroyed_and_not_buried(sr: str, members: Members) -> str:
@@ -91,7 +92,7 @@ def destroyed_and_not_buried(sr: str, members: Members) -> str:
 
 def destroyed_with_reservation(sr: str, members: Members) -> str:
     run("zfs", "set", "refreservation=8M", f"{sr}/{members.disk}")
-    lineage.bury(SR(sr), dict.fromkeys(programs.remove(SR(sr).zfs, sr, members.disk).reserved, 0))
+    lineage.bury(SR(sr), Left(dict.fromkeys(programs.remove(SR(sr).zfs, sr, members.disk).reserved, 0)))
     return "is removed and has a reservation"
 
 

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Which blocks of a VDI differ from those of another VDI of its family, as ZFS knows it.
+
+`zfs send` of an increment lists the blocks that were written since its base, and as freed all holes that it comes
+across: those that have become holes, and those that never held data. Which of these changed is known by what the base
+has allocated. That is read from a full stream of the base, or follows from what an older one has allocated and the
+increment between them; it is remembered for the next time.
+
+If the base's data was destroyed and nobody remembers what it had allocated, all holes in the increment count as
+changed. If ZFS does not know any more when the base was, everything counts as changed.
+"""
+
+from zfsvol import log
+from zfsvol.errors import ChangesUnknown, StorageError
+from zfsvol.host import files
+from zfsvol.repository import ancestry, blockmap
+from zfsvol.repository.allocation import Memory
+from zfsvol.repository.ancestry import Ancestry, Moment
+from zfsvol.repository.blockmap import Bitmap
+from zfsvol.repository.sr import CHANGE, SR
+from zfsvol.repository.vdi import VDI
+from zfsvol.zfs import changes, datasets, programs, sendstream
+from zfsvol.zfs.pool import Missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TRIES = 5
+
+
+def between(sr: SR, key: str, key2: str) -> "tuple[Bitmap, int]":
+    """The blocks of the VDI `key2` that may differ from those of the VDI `key`, and the size of `key2` in bytes.
+
+    Both may be in use. Raises ChangesUnknown, VDIUnavailable, SRUnavailable, NoSpace. For a disk it makes a ZFS
+    snapshot, which a crash may leave and SR.attach removes.
+    """
+    for _ in range(_TRIES):
+        view = _View(sr)
+        try:
+            return view.between(key, key2)
+        except Missing as error:  # a zvol was renamed or removed meanwhile
+            log.info(f"{sr.dataset}: reads the changes of {key2} again: {error}")
+        finally:
+            view.close()
+    sr.vdi(key)
+    sr.vdi(key2)
+    raise StorageError(f"The family of the VDI {key2} changes all the time: try again.")
+
+
+def learn(sr: SR, found: Ancestry, snapshot: Moment) -> None:
+    """Sees to it that the memory has what a ZFS snapshot has allocated, which may mean to read it. Raises Missing."""
+    memory = Memory(sr)
+    if not memory.knows(snapshot.guid):
+        for _ in _Reader(sr, found, memory).allocated(snapshot):
+            pass
+    memory.tidy(found.guids)
+
+
+class _View:
+    """The SR at one moment, with ZFS snapshots of the disks that are asked for, until `close`."""
+
+    def __init__(self, sr: SR) -> None:
+        self._sr = sr
+        self._taken: "dict[str, str]" = {}  # snapshots by their zvols
+
+    def between(self, key: str, key2: str) -> "tuple[Bitmap, int]":
+        with self._sr.locked(CHANGE):
+            first, second = self._sr.vdi(key), self._sr.vdi(key2)
+            if first.key == second.key:
+                raise ChangesUnknown("Source and target VDI are the same")
+            if second.base is not None:
+                raise ChangesUnknown("The data of the target VDI was destroyed")
+            self._take(*(vdi.zvol for vdi in (first, second) if vdi.frozen_at is None and vdi.base is None))
+            found = ancestry.read(self._sr)
+            ways = self._ways(found, first, second)
+            if any(end.zvol in self._taken and not end.has_data for _, end in ways or ()):
+                found = ancestry.read(self._sr)
+        bitmap = Bitmap(second.size)
+        if ways is None:
+            bitmap.add(0, second.size)
+            self._report(first, second, bitmap, ["nobody knows what the first one held"])
+            return bitmap, second.size
+        memory = Memory(self._sr)
+        reader = _Reader(self._sr, found, memory, set(self._taken.values()))
+        how = []
+        for base, end in ways:
+            target = end if end.has_data else found.snapshot_after(end)
+            if target is None:
+                raise Missing(end.name)
+            how.append(reader.mark(base, target, bitmap) + ("" if target is end else ", for an older one without data"))
+        memory.tidy(found.guids)
+        self._report(first, second, bitmap, how or ["they have the same content"])
+        return bitmap, second.size
+
+    def _ways(self, found: Ancestry, first: VDI, second: VDI) -> "list[tuple[Moment, Moment]] | None":
+        """The increments to read; None if there is nothing to read and everything may have changed."""
+        newest = self._moment(found, second)
+        if first.base is None:
+            older: "Moment | None" = self._moment(found, first)
+        else:
+            older = found.bookmark(first.base)
+            if older is None and first.base.family == found.family(newest):
+                return None
+        ways = None if older is None else ancestry.ways(found, older, newest)
+        if ways is None:
+            raise ChangesUnknown("Source and target VDI are unrelated")
+        for _, end in ways:
+            if not end.has_data and found.snapshot_after(end) is None:
+                self._take(end.zvol)
+        return ways
+
+    def _moment(self, found: Ancestry, vdi: VDI) -> Moment:
+        return found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
+
+    def _take(self, *zvols: str) -> None:
+        new = {zvol: f"{zvol}@{files.new_uuid()}" for zvol in zvols}
+        if new:
+            self._taken.update(new)
+            changes.create_snapshots(self._sr.zfs, *new.values())
+
+    def _report(self, first: VDI, second: VDI, bitmap: Bitmap, how: "list[str]") -> None:
+        log.info(
+            f"{self._sr.dataset}: changes from {first.key} to {second.key}: {bitmap.count()} blocks of 64 KiB: "
+            f"{'; '.join(how)}"
+        )
+
+    def close(self) -> None:
+        """Destroys the snapshots. Raises nothing: what stays is removed by SR.attach."""
+        if not self._taken:
+            return
+        short = {name.rpartition("@")[2] for name in self._taken.values()}
+        try:
+            # The zvols may have other names by now.
+            rows = datasets.listing(self._sr.zfs, self._sr.dataset, types="snapshot", columns=("name",))
+            programs.prune(
+                self._sr.zfs, self._sr.dataset, [name for (name,) in rows if name.rpartition("@")[2] in short]
+            )
+        except StorageError as error:
+            log.warning(f"{self._sr.dataset}: {', '.join(self._taken.values())} stays: {error}")
+
+
+class _Reader:
+    """Reads streams. `passing`: ZFS snapshots that exist only for a moment and are not worth remembering."""
+
+    def __init__(
+        self, sr: SR, found: Ancestry, memory: Memory, passing: "set[str] | frozenset[str]" = frozenset()
+    ) -> None:
+        self._sr = sr
+        self._found = found
+        self._memory = memory
+        self._passing = passing
+
+    def mark(self, base: Moment, target: Moment, bitmap: Bitmap) -> str:
+        """Sets the bits of what changed from `base` to `target`, which was made from it. Returns in words how."""
+        known = self._recalled(base)
+        if known is None:
+            has_holes = False
+            for is_written, start, end in self._increment(base, target):
+                if is_written or not base.has_data:
+                    bitmap.add(start, end)
+                has_holes = has_holes or not is_written
+            if not has_holes:
+                return f"increment {base.name} to {target.name}"
+            if not base.has_data:
+                return f"increment {base.name} to {target.name}, all holes in it counted"
+            known = self.allocated(base)
+        for _ in self._after(known, base, target, bitmap):
+            pass
+        return f"increment {base.name} to {target.name}, holes compared"
+
+    def allocated(self, moment: Moment) -> "Iterator[tuple[int, int]]":
+        """What a ZFS snapshot has allocated, by the shortest way."""
+        known = self._recalled(moment)
+        if known is not None:
+            return known
+        for older in self._found.older(moment):
+            known = self._recalled(older)
+            if known is not None:
+                return self._after(known, older, moment, Bitmap(0))
+        written = ((start, end) for is_written, start, end in self._stream(None, moment) if is_written)
+        return self._remembered(moment, blockmap.joined(written))
+
+    def _after(
+        self, known: "Iterator[tuple[int, int]]", base: Moment, target: Moment, bitmap: Bitmap
+    ) -> "Iterator[tuple[int, int]]":
+        ranges = blockmap.changed(known, self._increment(base, target), bitmap.add)
+        return self._remembered(target, blockmap.joined(ranges))
+
+    def _recalled(self, moment: Moment) -> "Iterator[tuple[int, int]] | None":
+        return self._memory.recall(moment.guid)
+
+    def _remembered(self, moment: Moment, ranges: "Iterator[tuple[int, int]]") -> "Iterator[tuple[int, int]]":
+        return ranges if moment.name in self._passing else self._memory.keeping(moment.guid, ranges)
+
+    def _increment(self, base: Moment, target: Moment) -> "Iterator[tuple[bool, int, int]]":
+        return self._stream(base, target)
+
+    def _stream(self, base: "Moment | None", target: Moment) -> "Iterator[tuple[bool, int, int]]":
+        chunks = datasets.sent(self._sr.zfs, None if base is None else base.name, target.name)
+        return sendstream.blocks(chunks, base=0 if base is None else base.guid, target=target.guid)
