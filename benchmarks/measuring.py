@@ -34,7 +34,10 @@ class Stopwatch:
         self.directory = directory
 
     def time(self, argv: "list[str]", request: bytes = b"", *, status: int = 0, **keywords: "Any") -> "list[float]":
-        """Seconds of wall clock, and of CPU: user and system, of the process and all its descendants."""
+        """Seconds of wall clock, seconds of CPU (user and system), and the largest size in memory in KiB.
+
+        Of the process and all its descendants.
+        """
         paths = [self.directory / name for name in ("stdin", "stdout", "stderr")]
         paths[0].write_bytes(request)
         with paths[0].open("rb") as stdin, paths[1].open("wb") as stdout, paths[2].open("wb") as stderr:
@@ -46,7 +49,7 @@ class Stopwatch:
         if process.returncode != status:
             said = (paths[1].read_bytes() + paths[2].read_bytes()).decode(errors="replace")
             raise Failed("{}: status {} {}".format(" ".join(argv), process.returncode, said))
-        return [wall, usage.ru_utime + usage.ru_stime]
+        return [wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
 
 
 def middle(values: "list[list[float]]") -> "list[float]":
@@ -88,7 +91,7 @@ class Bench:
             rounds = min(self.rounds, ROUNDS_OF_MANY)
         for _ in range(rounds or self.rounds):
             python.append(self.watch.time([self.python, "-c", "pass"], env=client.environment()))
-            driver.append(self._verb(client.argv(verb), self._staged(stage)))
+            driver.append(self.verb(verb, self._staged(stage)))
             if children:
                 commands.append(self._commands(children, recorded, self._staged(stage), known))
             if bare:
@@ -108,6 +111,10 @@ class Bench:
     def _staged(self, stage: "Callable[[Pools], dict[str, Any]]") -> "dict[str, Any]":
         self.pools.number += 1
         return stage(self.pools)
+
+    def verb(self, verb: str, arguments: "dict[str, Any]") -> "list[float]":
+        """Times one call of a verb, as the client makes it."""
+        return self._verb(client.argv(verb), arguments)
 
     def _verb(self, argv: "list[str]", arguments: "dict[str, Any]") -> "list[float]":
         request = json.dumps(dict(arguments, dbg="benchmark")).encode()

@@ -76,6 +76,21 @@ def _last_dependent(pools: Pools) -> "dict[str, Any]":
     return {"sr": pools.sr, "key": snapshot}
 
 
+def _tracked(pools: Pools) -> "dict[str, Any]":
+    key = pools.add(client.new_uuid())
+    client.call_inside("Volume.enable_cbt", sr=pools.sr, key=key)
+    return {"sr": pools.sr, "key": key}
+
+
+def _tracked_snapshot(pools: Pools) -> "dict[str, Any]":
+    return {"sr": pools.sr, "key": _snapshot_of(pools, _tracked(pools)["key"])}
+
+
+def _two_snapshots(pools: Pools) -> "dict[str, Any]":
+    first, second = (_snapshot_of(pools, pools.volumes[0]) for _ in range(2))
+    return {"sr": pools.sr, "key": first, "key2": second, "offset": 0, "length": -1}
+
+
 def _unset(pools: Pools) -> "dict[str, Any]":
     key = _key_of(pools)
     values = properties.encode_key("content_id", "x")
@@ -105,6 +120,10 @@ STAGES: "list[tuple[str, str, Callable[[Pools], dict[str, Any]]]]" = [
     ("Volume.destroy", "", _doomed),
     ("Volume.destroy", "has snapshot", _with_a_dependent),
     ("Volume.destroy", "last of it", _last_dependent),
+    ("Volume.data_destroy", "", _tracked_snapshot),
+    ("Volume.enable_cbt", "", _doomed),
+    ("Volume.disable_cbt", "", _tracked),
+    ("Volume.list_changed_blocks", "", _two_snapshots),
     ("Volume.resize", "", lambda pools: _existing(pools, new_size=VOLUME + 2 * MIB * pools.number)),
     ("Volume.stat", "", _existing),
     ("Volume.set", "", lambda pools: _existing(pools, k="vdi-type", v=client.new_uuid())),

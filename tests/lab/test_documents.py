@@ -62,6 +62,9 @@ def test_benchmarks() -> None:
     line = examples("benchmarks/README.md", "lab/vm")[0]
     line = own(line.replace("lab/vm", "lab/vm --name benchmarks"))
     # Without the two tables that take minutes however few rounds there are: the sequences.
-    printed = shell(f"{line} --tables verbs families depths volumes --repeat 1 --volumes 10 --families 2 --depths 2")
+    printed = shell(
+        f"{line} --tables verbs families depths changes volumes --repeat 1 "
+        "--volumes 10 --families 2 --depths 2 --changes 1"
+    )
     for name in ("Volume.snapshot", "SR.probe", "By depth", "By the number of volumes"):
         assert name in printed

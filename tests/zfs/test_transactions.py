@@ -50,6 +50,25 @@ def test_vdi_snapshot(quiet: str) -> None:
     assert groups[-1] == 1
 
 
+def test_changed_block_tracking(quiet: str) -> None:
+    """Only the data_destroy waits for more: its new zvol, the transaction that replaces the snapshot, the rename."""
+    key = volume(quiet)
+    groups: "List[int]" = []
+    for verb in ("Volume.enable_cbt", "Volume.enable_cbt", "Volume.disable_cbt", "Volume.disable_cbt"):
+        with counted(quiet, groups):
+            call_inside(verb, sr=quiet, key=key)
+    assert groups == [1, 0, 1, 0]
+    call_inside("Volume.enable_cbt", sr=quiet, key=key)
+    first, second = (call_inside("Volume.snapshot", sr=quiet, key=key)["key"] for _ in range(2))
+    with counted(quiet, groups):
+        call_inside("Volume.list_changed_blocks", sr=quiet, key=first, key2=second, offset=0, length=-1)
+    with counted(quiet, groups):
+        call_inside("Volume.data_destroy", sr=quiet, key=first)
+    with counted(quiet, groups):
+        call_inside("Volume.list_changed_blocks", sr=quiet, key=first, key2=key, offset=0, length=-1)
+    assert groups[4:] == [0, 5, 2]
+
+
 def test_nothing_is_written_for_what_is_so(quiet: str) -> None:
     key = volume(quiet)
     groups: "List[int]" = []

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _SPACE_LIMIT = 10
 _SPACE_PAUSE = 0.25
 
+# Block size of a zvol that will never hold data; divides all sizes of VDIs.
+_EMPTY = 128 << 10
+
 # Properties not carried over by a revert: the size comes from the snapshot, volmode belongs to the datapath.
 _NOT_KEPT = ("volsize", "volmode")
 
@@ -197,10 +200,10 @@ def prepare_data_destroy(sr: SR, source: VDI, base: Base) -> None:
     values = {name: value for name, value in source.values.items() if ":" in name}
     values.update({"readonly": "on", naming.VDI_METADATA: str(base)})
     name = naming.revert_name(source.key)
-    block = int(source.values["volblocksize"])
+    size = source.size
 
     def create() -> None:
-        changes.create_volume(sr.zfs, sr.volume(name), source.size, volblocksize=block, sparse=True, values=values)
+        changes.create_volume(sr.zfs, sr.volume(name), size, volblocksize=_EMPTY, sparse=True, values=values)
 
     _prepare(sr, name, create)
 
