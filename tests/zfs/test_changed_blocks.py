@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 import re
 import subprocess
-from typing import Any, Iterator, List, Set
+from typing import Any, Callable, Iterator, List, Set
 
 import pytest
 
 from tests import zvol
-from tests.client import VerbError, call, call_badly, call_inside, new_uuid, refused
+from tests.client import VerbError, call, call_badly, call_inside, finish, new_uuid, refused, start
 from tests.killed import kill_points
 from tests.model import BIT, BLOCK, noise
 from tests.zfs.conftest import MIB, Bench, run
@@ -37,6 +37,8 @@ from tests.zfs.family.relatives import (
 )
 from zfsvol import log
 from zfsvol.repository import allocation
+from zfsvol.repository.identity import derived, renew
+from zfsvol.zfs import datasets
 
 GIB = 1 << 30
 METADATA = "zfsvol:cbt-metadata"
@@ -88,12 +90,12 @@ def discard(sr: str, key: str, *blocks: int) -> None:
         subprocess.run(["blkdiscard", "-o", str(block * BLOCK), "-l", str(BLOCK), node], check=True)
 
 
-def changes(sr: str, key: str, key2: str) -> "Set[int]":
-    """The numbers of the set bits, for the whole disk."""
+def changes(sr: str, key: str, key2: str, size: int = 0) -> "Set[int]":
+    """The numbers of the set bits, for the whole disk. `size`: its size, if it may be gone afterwards."""
     answer = call_inside("Volume.list_changed_blocks", sr=sr, key=key, key2=key2, offset=0, length=-1)
     assert answer["granularity"] == BIT
     bitmap = base64.b64decode(answer["bitmap"])
-    assert len(bitmap) == -(-stat(sr, key2)["virtual_size"] // BIT // 32) * 4
+    assert len(bitmap) == -(-(size or stat(sr, key2)["virtual_size"]) // BIT // 32) * 4
     return bits(bitmap)
 
 
@@ -703,6 +705,140 @@ class TestDataDestroy:
         call_inside("Datapath.deactivate", uri=uri, domain="u0_x")
         call_inside("Datapath.detach", uri=uri, domain="u0_x")
         destroy_data(sr, taken)
+
+
+class TestMeanwhile:
+    """Others change the family while it is read."""
+
+    @pytest.fixture
+    def during(self, monkeypatch: pytest.MonkeyPatch) -> "Iterator[List[Callable[[], object]]]":
+        """What happens once the first stream has begun."""
+        todo: "List[Callable[[], object]]" = []
+        sent = datasets.sent
+
+        def begun(*arguments: Any) -> "Iterator[bytes]":
+            for chunk in sent(*arguments):
+                while todo:
+                    todo.pop()()
+                yield chunk
+
+        monkeypatch.setattr(datasets, "sent", begun)
+        yield todo
+        assert todo == []
+
+    @pytest.mark.parametrize("doomed", ["first", "second", "disk"])
+    def test_destroyed(self, sr: str, during: "List[Callable[[], object]]", doomed: str) -> None:
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        second = snapshot(sr, disk)
+        target = disk if doomed == "disk" else second
+        during.append(lambda: destroy(sr, {"first": first, "second": second, "disk": disk}[doomed]))
+        found, code = of(5), NO_VDI
+        try:
+            found = changes(sr, first, target, size=GIB)
+        except VerbError as error:
+            code = error.code
+        assert (found, code) == (of(5), NO_VDI)
+        assert findings(sr) == []
+
+    @pytest.mark.parametrize("to", ["first", "second"])
+    def test_reverted(self, sr: str, during: "List[Callable[[], object]]", to: str) -> None:
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        second = snapshot(sr, disk)
+        fill(sr, disk, 9)
+        during.append(lambda: revert(sr, disk, first if to == "first" else second))
+        # What it was, or what it is.
+        assert changes(sr, first, disk) in (of(5, 9), of() if to == "first" else of(5))
+        assert findings(sr) == []
+
+    def test_its_data_destroyed(self, sr: str, during: "List[Callable[[], object]]") -> None:
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        during.append(lambda: destroy_data(sr, first))
+        assert changes(sr, first, disk) == of(5)
+        assert findings(sr) == []
+        assert not [name for name in names(sr) if "@" in name]
+
+    def test_written(self, sr: str, during: "List[Callable[[], object]]") -> None:
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        during.append(lambda: fill(sr, disk, 900))
+        assert changes(sr, first, disk) == of(5)
+
+    def test_the_family_is_renamed_before_it_is_read(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Then it looks again."""
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        second = snapshot(sr, disk)
+        todo = [disk]
+        sent = datasets.sent
+
+        def destroyed_first(*arguments: Any) -> "Iterator[bytes]":
+            while todo:
+                destroy(sr, todo.pop())
+            return sent(*arguments)
+
+        monkeypatch.setattr(datasets, "sent", destroyed_first)
+        assert changes(sr, first, second) == of(5)
+
+    def test_many_at_once(self, sr: str) -> None:
+        disk = tracked(sr)
+        fill(sr, disk, 7)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        discard(sr, disk, 7)
+        arguments = {"sr": sr, "key": first, "key2": disk, "offset": 0, "length": -1}
+        running = [start("Volume.list_changed_blocks", **arguments) for _ in range(6)]
+        for process in running:
+            answer = finish("Volume.list_changed_blocks", process)
+            assert bits(base64.b64decode(answer["bitmap"])) == of(5, 7)
+        assert names(sr) == {disk, first, f"{disk}@{first}"}
+
+
+class TestCopies:
+    def test_replica(self, sr: str, bench: Bench) -> None:
+        """ZFS replicates no bookmarks: a snapshot without data cannot be compared there, and all else can."""
+        disk = tracked(sr)
+        gone, first = snapshot(sr, disk), snapshot(sr, disk)
+        fill(sr, disk, 5)
+        second = snapshot(sr, disk)
+        destroy_data(sr, gone)
+        pool = bench.pool()
+        copy = f"{pool}/{sr}"
+        run("sh", "-c", f"zfs snapshot -r {sr}@copy && zfs send -R {sr}@copy | zfs receive -u {copy}")
+        for root in (sr, copy):
+            for name in run("zfs", "list", "-H", "-o", "name", "-t", "snapshot", "-r", root).split():
+                if name.endswith("@copy"):
+                    run("zfs", "destroy", name)
+        moved = renew(copy)
+        assert call_inside("SR.attach", configuration={"sr_uuid": moved[-36:], "zpool": pool}) == moved
+        keys = {key: derived(moved[-36:], key) for key in (disk, gone, first, second)}
+        assert stat(moved, keys[gone])["cbt_enabled"]
+        assert changes(moved, keys[first], keys[second]) == of(5)
+        assert "unrelated" in changes_refused(moved, keys[gone], keys[second])
+        destroy(moved, *keys.values())
+        call_inside("SR.detach", sr=moved)
+
+    def test_moved_pool(self, bench: Bench, without_udev: None) -> None:
+        """Another host knows the same, but not which holes never held data."""
+        sr = with_nodes(bench.sr())
+        disk = tracked(sr)
+        fill(sr, disk, 0, 1, 2, 3)
+        gone = snapshot(sr, disk)
+        destroy_data(sr, gone)
+        fill(sr, disk, 100)
+        call_inside("SR.detach", sr=sr)
+        run("rm", "-r", allocation.DIRECTORY)
+        call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
+        found = changes(sr, gone, disk)
+        assert of(100) <= found
+        assert not found & of(0)
 
 
 class TestKilled:

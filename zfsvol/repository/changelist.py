@@ -63,6 +63,7 @@ class _View:
     def __init__(self, sr: SR) -> None:
         self._sr = sr
         self._taken: "dict[str, str]" = {}  # snapshots by their zvols
+        self._used: "set[str]" = set()  # the names of all snapshots that are read, without their zvols'
 
     def between(self, key: str, key2: str) -> "tuple[Bitmap, int]":
         with self._sr.locked(CHANGE):
@@ -111,12 +112,15 @@ class _View:
         return ways
 
     def _moment(self, found: Ancestry, vdi: VDI) -> Moment:
-        return found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
+        moment = found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
+        self._used.add(moment.name.rpartition("@")[2])
+        return moment
 
     def _take(self, *zvols: str) -> None:
         new = {zvol: f"{zvol}@{files.new_uuid()}" for zvol in zvols}
         if new:
             self._taken.update(new)
+            self._used.update(name.rpartition("@")[2] for name in new.values())
             changes.create_snapshots(self._sr.zfs, *new.values())
 
     def _report(self, first: VDI, second: VDI, bitmap: Bitmap, how: "list[str]") -> None:
@@ -126,18 +130,18 @@ class _View:
         )
 
     def close(self) -> None:
-        """Destroys the snapshots. Raises nothing: what stays is removed by SR.attach."""
-        if not self._taken:
-            return
-        short = {name.rpartition("@")[2] for name in self._taken.values()}
+        """Destroys the snapshots, and those whose VDIs were destroyed while they were read.
+
+        Raises nothing: what stays is removed by SR.attach.
+        """
         try:
             # The zvols may have other names by now.
-            rows = datasets.listing(self._sr.zfs, self._sr.dataset, types="snapshot", columns=("name",))
-            programs.prune(
-                self._sr.zfs, self._sr.dataset, [name for (name,) in rows if name.rpartition("@")[2] in short]
-            )
+            rows = datasets.listing(self._sr.zfs, self._sr.dataset, types="snapshot", columns=("name", "clones"))
+            doomed = [name for name, clones in rows if name.rpartition("@")[2] in self._used and clones in ("", "-")]
+            if doomed:
+                programs.prune(self._sr.zfs, self._sr.dataset, doomed)
         except StorageError as error:
-            log.warning(f"{self._sr.dataset}: {', '.join(self._taken.values())} stays: {error}")
+            log.warning(f"{self._sr.dataset}: snapshots that were read may stay: {error}")
 
 
 class _Reader:
