@@ -3,6 +3,7 @@
 
 import pytest
 
+from zfsvol.naming import Root
 from zfsvol.repository.ancestry import Ancestry, ways
 from zfsvol.repository.vdi import Base
 from zfsvol.zfs.pool import Missing
@@ -31,7 +32,7 @@ ROWS = [
 
 @pytest.fixture
 def family():
-    return Ancestry(ROWS)
+    return Ancestry(Root("sr"), [[*row, *["-"] * 6] for row in ROWS])
 
 
 def moment(family, name):
@@ -93,6 +94,27 @@ def test_bookmark_that_is_lost(family, base):
 def test_missing(family):
     with pytest.raises(Missing):
         family.snapshot("A@9")
+
+
+def test_vdi():
+    """What ZFS lists is enough to know a disk, a snapshot, and one without data."""
+    key, other, gone = (f"0000000{number}-0000-4000-8000-000000000000" for number in "abc")
+    rows = [
+        [f"sr/{key}", "volume", "1", "1", "-", "4096", "off", "[]", "-", "-", "-"],
+        [f"sr/{other}", "volume", "2", "2", f"sr/{key}@{other}", "8192", "on", "[]", "-", "true", "-"],
+        [f"sr/.revert-{gone}", "volume", "3", "3", "-", "4096", "on", "[]", "-", "true", "cbt-x 5 1"],
+        [f"sr/.gone-{key}.1", "volume", "4", "4", "-", "4096", "off", "[]", "now", "-", "-"],
+    ]
+    found = Ancestry(Root("sr"), rows)
+    disk, snapshot, without = found.vdi(key), found.vdi(other), found.vdi(gone)
+    assert disk is not None
+    assert snapshot is not None
+    assert without is not None
+    assert (disk.frozen_at, disk.base, disk.size) == (None, None, 4096)
+    assert (snapshot.frozen_at, snapshot.base, snapshot.size) == (f"sr/{key}@{other}", None, 8192)
+    assert without.base is not None
+    assert (without.base.guid, without.zvol) == (5, f"sr/.revert-{gone}")
+    assert found.vdi("0000000d-0000-4000-8000-000000000000") is None
 
 
 def test_guids(family):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from zfsvol.repository import blockmap
-from zfsvol.repository.blockmap import GRANULARITY, Bitmap, changed, joined
+from zfsvol.repository.blockmap import GRANULARITY, Bitmap, Twice, changed, joined
 
 MIB = 1 << 20
 
@@ -128,6 +128,44 @@ class TestChanged:
         endless = iter([(at, at + 1) for at in range(0, 1000, 2)])
         assert next(changed(endless, iter([(True, 5, 6)]), lambda *_: None)) == (0, 1)
         assert next(endless) == (2, 3)
+
+
+def counted(reads, blocks):
+    """A function that reads the blocks, and adds to `reads` each time."""
+
+    def read():
+        reads.append(1)
+        return iter(blocks)
+
+    return read
+
+
+class TestTwice:
+    BLOCKS = ((True, 0, 2), (True, 2, 3), (False, 3, 5), (False, 5, 6), (True, 9, 10), (False, 10, (1 << 64) - 1))
+
+    def test_from_memory(self):
+        reads: "list[int]" = []
+        twice = Twice(counted(reads, self.BLOCKS))
+        assert tuple(twice.first()) == self.BLOCKS
+        assert list(twice.again()) == [(True, 0, 3), (False, 3, 6), (True, 9, 10), (False, 10, (1 << 64) - 1)]
+        assert all(type(is_written) is bool for is_written, _, _ in twice.again())
+        assert len(reads) == 1
+
+    @pytest.mark.parametrize("most", [0, 1, 3])
+    def test_too_many(self, monkeypatch, most):
+        monkeypatch.setattr(blockmap, "_MOST_KEPT", most)
+        reads: "list[int]" = []
+        twice = Twice(counted(reads, self.BLOCKS))
+        assert tuple(twice.first()) == self.BLOCKS
+        assert tuple(twice.again()) == self.BLOCKS
+        assert len(reads) == 2
+        assert len(twice._kinds) == most + 1
+
+    def test_just_as_many_as_are_kept(self, monkeypatch):
+        monkeypatch.setattr(blockmap, "_MOST_KEPT", 4)
+        twice = Twice(lambda: iter(self.BLOCKS))
+        list(twice.first())
+        assert len(list(twice.again())) == 4
 
 
 def test_granularity_is_what_clients_expect():

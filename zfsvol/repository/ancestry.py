@@ -7,8 +7,10 @@ back to the beginning, the origin's zvol from the origin back to the beginning, 
 together from there on. Where they meet is a ZFS snapshot that exists, because a clone of it does.
 """
 
+from zfsvol import naming
+from zfsvol.repository import vdi as vdis
 from zfsvol.repository.sr import SR
-from zfsvol.repository.vdi import Base
+from zfsvol.repository.vdi import VDI, Base
 from zfsvol.zfs import datasets
 from zfsvol.zfs.pool import Missing
 
@@ -32,17 +34,30 @@ class Moment:
         return "@" in self.name
 
 
+# What is read of each dataset; the last ones make a VDI of a zvol.
+_MARKS = (naming.VDI_NAME, naming.VDI_REMOVED, naming.VDI_SNAPSHOT, naming.VDI_METADATA)
+_COLUMNS = ("name", "type", "guid", "createtxg", "origin", "volsize", "readonly", *_MARKS)
+
+
 class Ancestry:
     """All moments of an SR's zvols."""
 
-    def __init__(self, rows: "list[list[str]]") -> None:
-        """The rows: name, type, guid, createtxg, origin."""
-        self._zvols = {name: (int(guid), origin) for name, kind, guid, _, origin in rows if kind == "volume"}
+    def __init__(self, root: naming.Root, rows: "list[list[str]]") -> None:
+        """The rows have the values of the columns; "-" stands for an unset one."""
+        self._root = root
+        found = [{name: value for name, value in zip(_COLUMNS, row) if value != "-"} for row in rows]
+        self._zvols = {values["name"]: values for values in found if values["type"] == "volume"}
         self._moments = {
-            name: Moment(name, int(guid), int(txg))
-            for name, kind, guid, txg, _ in rows
-            if kind in ("snapshot", "bookmark")
+            values["name"]: Moment(values["name"], int(values["guid"]), int(values["createtxg"]))
+            for values in found
+            if values["type"] in ("snapshot", "bookmark")
         }
+
+    def vdi(self, key: str) -> "VDI | None":
+        """The VDI with this key, as far as it matters here; None if there is none."""
+        prefix = self._root.dataset + "/"
+        names = [name for name in (key, naming.revert_name(key)) if prefix + name in self._zvols]
+        return vdis.found(self._root, key, {name: self._zvols[prefix + name] for name in names})
 
     @property
     def guids(self) -> "set[int]":
@@ -69,14 +84,14 @@ class Ancestry:
         """
         found = [moment]
         while True:
-            _, origin = self._zvols.get(found[-1].zvol, (0, "-"))
+            origin = self._zvols[found[-1].zvol].get("origin", "")
             if origin not in self._moments:
                 return found
             found.append(self._moments[origin])
 
     def family(self, moment: Moment) -> int:
         """The guid of the zvol that was the first of the family."""
-        return self._zvols[self.history(moment)[-1].zvol][0]
+        return int(self._zvols[self.history(moment)[-1].zvol]["guid"])
 
     def older(self, moment: Moment) -> "list[Moment]":
         """All moments that the content of this one was made from, the newest first."""
@@ -97,8 +112,7 @@ class Ancestry:
 
 def read(sr: SR) -> Ancestry:
     """Reads all zvols, snapshots and bookmarks of the SR. Raises Missing."""
-    columns = ("name", "type", "guid", "createtxg", "origin")
-    return Ancestry(datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot,bookmark", columns=columns))
+    return Ancestry(sr, datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot,bookmark", columns=_COLUMNS))
 
 
 def ways(ancestry: Ancestry, first: Moment, second: Moment) -> "list[tuple[Moment, Moment]] | None":

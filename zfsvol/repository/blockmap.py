@@ -4,6 +4,8 @@
 Ranges are pairs (start, end) in bytes, in order and without overlaps; they may be more than fit into memory.
 """
 
+from array import array
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,6 +17,8 @@ GRANULARITY = 64 << 10
 _WORD = 4
 _ONES = bytes(bin(byte).count("1") for byte in range(256))
 
+_MOST_KEPT = 1 << 20
+
 # Behind every range.
 _NONE = (1 << 65, 1 << 65)
 
@@ -23,6 +27,7 @@ class Bitmap:
     """One bit for each 64 KiB of a VDI of `size` bytes; the most significant bit of a byte is the first."""
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self._number = -(-size // GRANULARITY)
         self._bits = bytearray(-(-self._number // 8))
 
@@ -57,6 +62,34 @@ class Bitmap:
         if spare and found:
             found[-1] &= 0xFF << spare & 0xFF
         return bytes(found) + bytes(-len(found) % _WORD)
+
+
+class Twice:
+    """The blocks (is_written, start, end) of a stream, to go through twice: `first`, to its end, then `again`.
+
+    They are kept in memory, 17 bytes for each row of neighbours; if there are too many, the stream is read again.
+    """
+
+    def __init__(self, read: "Callable[[], Iterator[tuple[bool, int, int]]]") -> None:
+        self._read = read
+        self._kinds, self._starts, self._ends = bytearray(), array("Q"), array("Q")
+
+    def first(self) -> "Iterator[tuple[bool, int, int]]":
+        """All blocks, as the stream has them."""
+        for is_written, start, end in self._read():
+            if self._ends and start == self._ends[-1] and is_written == self._kinds[-1]:
+                self._ends[-1] = end
+            elif len(self._kinds) <= _MOST_KEPT:
+                self._kinds.append(is_written)
+                self._starts.append(start)
+                self._ends.append(end)
+            yield is_written, start, end
+
+    def again(self) -> "Iterator[tuple[bool, int, int]]":
+        """The same, with neighbours joined or not."""
+        if len(self._kinds) > _MOST_KEPT:
+            return self._read()
+        return zip(map(bool, self._kinds), self._starts, self._ends)
 
 
 def joined(ranges: "Iterable[tuple[int, int]]") -> "Iterator[tuple[int, int]]":

@@ -10,7 +10,7 @@ If the base's data was destroyed and nobody remembers what it had allocated, all
 changed. If ZFS does not know any more when the base was, everything counts as changed.
 """
 
-from zfsvol import log
+from zfsvol import log, naming
 from zfsvol.errors import ChangesUnknown, StorageError
 from zfsvol.host import files
 from zfsvol.repository import ancestry, blockmap
@@ -52,8 +52,7 @@ def learn(sr: SR, found: Ancestry, snapshot: Moment) -> None:
     """Sees to it that the memory has what a ZFS snapshot has allocated, which may mean to read it. Raises Missing."""
     memory = Memory(sr)
     if not memory.knows(snapshot.guid):
-        for _ in _Reader(sr, found, memory).allocated(snapshot):
-            pass
+        _go_through(_Reader(sr, found, memory).allocated(snapshot))
     memory.tidy(found.guids)
 
 
@@ -67,13 +66,16 @@ class _View:
 
     def between(self, key: str, key2: str) -> "tuple[Bitmap, int]":
         with self._sr.locked(CHANGE):
-            first, second = self._sr.vdi(key), self._sr.vdi(key2)
+            found = ancestry.read(self._sr)
+            first, second = self._vdi(found, key), self._vdi(found, key2)
             if first.key == second.key:
                 raise ChangesUnknown("Source and target VDI are the same")
             if second.base is not None:
                 raise ChangesUnknown("The data of the target VDI was destroyed")
-            self._take(*(vdi.zvol for vdi in (first, second) if vdi.frozen_at is None and vdi.base is None))
-            found = ancestry.read(self._sr)
+            disks = [vdi.zvol for vdi in (first, second) if vdi.frozen_at is None and vdi.base is None]
+            if disks:
+                self._take(*disks)
+                found = ancestry.read(self._sr)
             ways = self._ways(found, first, second)
             if any(end.zvol in self._taken and not end.has_data for _, end in ways or ()):
                 found = ancestry.read(self._sr)
@@ -110,6 +112,14 @@ class _View:
             if not end.has_data and found.snapshot_after(end) is None:
                 self._take(end.zvol)
         return ways
+
+    def _vdi(self, found: Ancestry, key: str) -> VDI:
+        naming.require_uuid(key, "The VDI")
+        vdi = found.vdi(key)
+        if vdi is None:
+            self._sr.vdi(key)  # raises, if it was not made just now
+            raise Missing(key)
+        return vdi
 
     def _moment(self, found: Ancestry, vdi: VDI) -> Moment:
         moment = found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
@@ -158,19 +168,20 @@ class _Reader:
     def mark(self, base: Moment, target: Moment, bitmap: Bitmap) -> str:
         """Sets the bits of what changed from `base` to `target`, which was made from it. Returns in words how."""
         known = self._recalled(base)
-        if known is None:
-            has_holes = False
-            for is_written, start, end in self._increment(base, target):
-                if is_written or not base.has_data:
-                    bitmap.add(start, end)
-                has_holes = has_holes or not is_written
-            if not has_holes:
-                return f"increment {base.name} to {target.name}"
-            if not base.has_data:
-                return f"increment {base.name} to {target.name}, all holes in it counted"
-            known = self.allocated(base)
-        for _ in self._after(known, base, target, bitmap):
-            pass
+        if known is not None:
+            _go_through(self._after(known, self._stream(base, target), target, bitmap))
+            return f"increment {base.name} to {target.name}, holes compared"
+        increment = blockmap.Twice(lambda: self._stream(base, target))
+        has_holes = False
+        for is_written, start, end in increment.first():
+            if is_written or not base.has_data:
+                bitmap.add(start, end)
+            has_holes = has_holes or (not is_written and start < bitmap.size)
+        if not has_holes:
+            return f"increment {base.name} to {target.name}"
+        if not base.has_data:
+            return f"increment {base.name} to {target.name}, all holes in it counted"
+        _go_through(self._after(self.allocated(base), increment.again(), target, bitmap))
         return f"increment {base.name} to {target.name}, holes compared"
 
     def allocated(self, moment: Moment) -> "Iterator[tuple[int, int]]":
@@ -181,15 +192,19 @@ class _Reader:
         for older in self._found.older(moment):
             known = self._recalled(older)
             if known is not None:
-                return self._after(known, older, moment, Bitmap(0))
+                return self._after(known, self._stream(older, moment), moment, Bitmap(0))
         written = ((start, end) for is_written, start, end in self._stream(None, moment) if is_written)
         return self._remembered(moment, blockmap.joined(written))
 
     def _after(
-        self, known: "Iterator[tuple[int, int]]", base: Moment, target: Moment, bitmap: Bitmap
+        self,
+        known: "Iterator[tuple[int, int]]",
+        increment: "Iterator[tuple[bool, int, int]]",
+        target: Moment,
+        bitmap: Bitmap,
     ) -> "Iterator[tuple[int, int]]":
-        ranges = blockmap.changed(known, self._increment(base, target), bitmap.add)
-        return self._remembered(target, blockmap.joined(ranges))
+        """What `target` has allocated, by what its base has, `known`. Sets the bits of what changed as it goes."""
+        return self._remembered(target, blockmap.joined(blockmap.changed(known, increment, bitmap.add)))
 
     def _recalled(self, moment: Moment) -> "Iterator[tuple[int, int]] | None":
         return self._memory.recall(moment.guid)
@@ -197,9 +212,11 @@ class _Reader:
     def _remembered(self, moment: Moment, ranges: "Iterator[tuple[int, int]]") -> "Iterator[tuple[int, int]]":
         return ranges if moment.name in self._passing else self._memory.keeping(moment.guid, ranges)
 
-    def _increment(self, base: Moment, target: Moment) -> "Iterator[tuple[bool, int, int]]":
-        return self._stream(base, target)
-
     def _stream(self, base: "Moment | None", target: Moment) -> "Iterator[tuple[bool, int, int]]":
         chunks = datasets.sent(self._sr.zfs, None if base is None else base.name, target.name)
         return sendstream.blocks(chunks, base=0 if base is None else base.guid, target=target.guid)
+
+
+def _go_through(ranges: "Iterator[tuple[int, int]]") -> None:
+    for _ in ranges:
+        pass
