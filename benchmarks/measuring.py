@@ -34,10 +34,7 @@ class Stopwatch:
         self.directory = directory
 
     def time(self, argv: "list[str]", request: bytes = b"", *, status: int = 0, **keywords: "Any") -> "list[float]":
-        """Seconds of wall clock, seconds of CPU (user and system), and the largest size in memory in KiB.
-
-        Of the process and all its descendants.
-        """
+        """Seconds of wall clock, and of CPU: user and system, of the process and all its descendants."""
         paths = [self.directory / name for name in ("stdin", "stdout", "stderr")]
         paths[0].write_bytes(request)
         with paths[0].open("rb") as stdin, paths[1].open("wb") as stdout, paths[2].open("wb") as stderr:
@@ -49,7 +46,7 @@ class Stopwatch:
         if process.returncode != status:
             said = (paths[1].read_bytes() + paths[2].read_bytes()).decode(errors="replace")
             raise Failed("{}: status {} {}".format(" ".join(argv), process.returncode, said))
-        return [wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+        return [wall, usage.ru_utime + usage.ru_stime]
 
 
 def middle(values: "list[list[float]]") -> "list[float]":
