@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+import stat
 from typing import Any, Iterator
 
 import pytest
@@ -190,11 +191,43 @@ class TestDeviceInUse:
             alias.unlink()
 
 
+class TestNoDevice:
+    def test_a_large_file(self) -> None:
+        """zpool would make a pool of it."""
+        file = Path("/dev/zfsvol-test-file")
+        file.touch()
+        os.truncate(str(file), 64 * MIB)
+        try:
+            error = refused({"device": str(file)})
+        finally:
+            file.unlink()
+        assert error.code == DEVICE_INVALID
+        assert "not a block device" in error.sentence
+
+    def test_a_node_without_a_driver(self) -> None:
+        node = "/dev/zfsvol-test-node"
+        os.mknod(node, 0o600 | stat.S_IFBLK, os.makedev(4095, 0))  # no driver can have this number
+        try:
+            error = refused({"device": node})
+        finally:
+            os.unlink(node)
+        assert error.code == DEVICE_INVALID
+        assert "cannot be opened" in error.sentence
+
+
 def test_an_sr_that_exists(bench: Bench) -> None:
     pool = bench.pool()
     uuid = new_uuid()
     call("SR.create", uuid=uuid, configuration={"zpool": pool}, name="first", description="")
     assert refused({"zpool": pool}, uuid).code == "SR_BACKEND_FAILURE_42"
+
+
+def test_an_sr_that_exists_on_another_disk(bench: Bench) -> None:
+    uuid, other = new_uuid(), bench.disk()
+    call("SR.create", uuid=uuid, configuration={"device": bench.disk()}, name="first", description="")
+    before = content(other)
+    assert refused({"device": other}, uuid).code == "SR_BACKEND_FAILURE_42"
+    assert content(other) == before
 
 
 SR_VERBS: "list[tuple[str, dict[str, Any]]]" = [

@@ -8,12 +8,12 @@ from typing import Any, Callable
 import pytest
 
 from tests import client
-from tests.client import VerbError, call, call_inside, new_uuid, start
+from tests.client import VerbError, call, call_inside, new_uuid, refused, start
 from tests.zfs.conftest import GIB, Bench, pools, wait_until
 from zfsvol.errors import LockTimeout
 from zfsvol.host import lock
 from zfsvol.repository.record import Locked
-from zfsvol.repository.sr import ALONE, SR
+from zfsvol.repository.sr import ALONE, SR, Held
 
 
 def all_at_once(calls: "list[tuple[str, dict[str, Any]]]") -> "list[Any]":
@@ -143,6 +143,40 @@ def test_a_temporary_that_another_verb_has(
     thread.join()
     assert failed == []
     assert temporary not in {record["key"] for record in call_inside("SR.ls", sr=sr)}
+
+
+def test_a_temporary_that_is_attached_meanwhile(
+    sr: str, new_volume: "Callable[..., dict[str, Any]]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was idle when the verb looked, and the verb does not have its lock."""
+    disk = new_volume()["key"]
+    temporary = call_inside("Volume.clone", sr=sr, key=disk)["key"]
+    call_inside("Volume.set", sr=sr, key=disk, k="clone-on-boot", v=temporary)
+    locked = SR.locked
+
+    def attach_and_lock(self: SR, mode: str) -> Held:
+        if mode == ALONE:
+            monkeypatch.undo()
+            call_inside("Datapath.attach", uri=f"zvol://{sr}/{temporary}", domain="7")
+        return locked(self, mode)
+
+    monkeypatch.setattr(SR, "locked", attach_and_lock)
+    assert "attached just now" in refused("SR_BACKEND_FAILURE_24", "Volume.destroy", sr=sr, key=disk)
+    assert {record["key"] for record in call_inside("SR.ls", sr=sr)} == {disk, temporary}
+    call_inside("Volume.destroy", sr=sr, key=disk)
+
+
+def test_detach_while_another_verb_has_a_disk(
+    sr: str, new_volume: "Callable[..., dict[str, Any]]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "VDI_LIMIT_OF_EACH", 0.2)
+    disks = [new_volume()["key"] for _ in range(2)]
+    for disk in disks:
+        call_inside("Datapath.attach", uri=f"zvol://{sr}/{disk}", domain="7")
+    with Locked(SR(sr), max(disks)):
+        refused("SR_BACKEND_FAILURE_37", "SR.detach", sr=sr)
+    assert sr in pools()
+    call_inside("SR.detach", sr=sr)
 
 
 def lock_is_wanted(name: str) -> bool:
