@@ -9,8 +9,9 @@ import pytest
 
 from tests.client import VerbError, call_inside
 from tests.zfs.conftest import MIB, Bench, device_node, run
+from zfsvol.errors import NoSpace
 from zfsvol.repository import lineage
-from zfsvol.zfs.pool import Missing
+from zfsvol.zfs import changes
 
 LIMIT = 8  # seconds: no verb waits for space that does not come
 
@@ -89,7 +90,8 @@ class TestOneDiskThatCannotBeFinished:
         taken = call_inside("Volume.snapshot", sr=sr, key=disk)["key"]
         write(f"{sr}/{disk}", MIB)
         volume(sr, 64 * MIB)
-        monkeypatch.setattr(lineage, "_move", self.fails)
+        monkeypatch.setattr(lineage, "_SPACE_LIMIT", 0)
+        monkeypatch.setattr(changes, "rename", self.fails)
         call_inside("Volume.revert", sr=sr, key=disk, snapshot=taken)
         yield sr, disk, taken
         monkeypatch.undo()
@@ -98,7 +100,7 @@ class TestOneDiskThatCannotBeFinished:
         assert f"{sr}/{disk}" in run("zfs", "list", "-H", "-o", "name", "-r", sr).split()
 
     def fails(self, *_arguments: object) -> None:
-        raise Missing("no room for a name")
+        raise NoSpace("no room for a name")
 
     def test_all_are_listed(self, stuck: Full) -> None:
         sr, disk, taken = stuck

@@ -120,6 +120,17 @@ class TestSnapshotsOfOthers:
         if taken:
             require_content(sr, {taken: 1})
 
+    def test_bookmarks_that_somebody_keeps_making(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = create(sr)
+        write(sr, disk, 1)
+        taken = snapshot(sr, disk)
+        bookmark(f"{sr}/{disk}", "newer")
+        monkeypatch.setattr(programs, "_destroy_newest_bookmarks", lambda pool, zvol: None)
+        assert "bookmarks" in refused("SR_BACKEND_FAILURE", "Volume.destroy", sr=sr, key=disk)
+        monkeypatch.undo()
+        assert set(listed(sr)) == {disk, taken}
+        require_content(sr, {disk: 1, taken: 1})
+
     def test_taken_in_the_moment_of_a_destroy(self, sr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """ZFS does not roll back to a snapshot of the current transaction group: the next group allows it."""
         disk = create(sr)

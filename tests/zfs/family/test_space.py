@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Sizes, reservations, full pools, and the physical_utilisation of each VDI."""
 
+import errno
 import os
+from pathlib import Path
 from typing import Iterator
 
 import pytest
@@ -31,6 +33,7 @@ from tests.zfs.family.relatives import (
     with_nodes,
     write,
 )
+from zfsvol.zfs import programs
 
 
 class TestResize:
@@ -128,6 +131,17 @@ class TestFullPool:
         destroy(sr, disk)
         assert set(listed(sr)) == {taken}
         destroy_everything(sr)
+
+    def test_no_space_for_the_mark(self, sr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A zvol that others need is marked when it is removed. If ZFS refuses that, nothing is removed."""
+        disk = create(sr)
+        taken = snapshot(sr, disk)
+        program = tmp_path / "remove.lua"
+        refusal = f"zfs.check.set_prop = function() return {errno.ENOSPC} end\n"
+        program.write_text(refusal + Path(programs._REMOVE).read_text())
+        monkeypatch.setattr(programs, "_REMOVE", str(program))
+        assert disk in refused(FULL, "Volume.destroy", sr=sr, key=disk)
+        assert set(listed(sr)) == {disk, taken}
 
     def fill(self, descriptor: int) -> None:
         written = 0
