@@ -36,7 +36,8 @@ from tests.zfs.disk import (
     only_stand_in,
     refused,
 )
-from zfsvol.host import tapdisk
+from zfsvol.errors import NodeMissing
+from zfsvol.host import bounded, command, process, tapdisk
 from zfsvol.zfs import node
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -96,6 +97,30 @@ class TestNodes:
         disk.verb("activate", DOM0)
         disk.drop(DOM0)
         other.drop(DOM0)
+
+    def test_one_that_never_appears(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(node, "_SHOW_LIMIT", 0)
+        with refused(MISSING) as sentence:
+            disk.attach(DOM0)
+        assert "no device node" in sentence[0]
+
+    def test_one_that_does_not_answer(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever opens it may sleep for ever: a disk of the pool has failed."""
+        path = disk.attach(DOM0)["BlockDevice"]["path"]
+        answer = bounded.Process.answer
+        monkeypatch.setattr(bounded.Process, "answer", lambda self, limit: answer(self, 0.2))
+        monkeypatch.setattr(node, "_matching", lambda paths, name: time.sleep(20))  # longer than it is waited for
+        with refused(MISSING) as sentence:
+            disk.verb("activate", DOM0)
+        assert "does not answer" in sentence[0]
+        with pytest.raises(NodeMissing, match="does not answer"), node.Opened(path, disk.zvol):
+            pass
+        monkeypatch.undo()
+        disk.drop(DOM0)
+
+    def test_one_that_vanishes_before_it_is_opened(self, disk: Disk) -> None:
+        with pytest.raises(NodeMissing, match="has just vanished"), node.Opened("/dev/zd4242", disk.zvol):
+            pass
 
     def test_a_destroy_that_is_refused(self, disk: Disk) -> None:
         """Nothing is changed, not even the node."""
@@ -252,6 +277,68 @@ class TestTapdisks:
         path.write_text(genuine)
         disk.drop(GUEST)
 
+    def test_it_is_ending(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Until a killed one has ended, it may write: nobody else gets the disk."""
+        disk.use(GUEST)
+        self.kill(disk)
+        monkeypatch.setattr(tapdisk, "_EXIT_LIMIT", 0.2)
+        monkeypatch.setattr(process, "is_ending", lambda pid: True)
+        with refused(FAILED) as sentence:
+            disk.use(OTHER_GUEST)
+        assert "may still write" in sentence[0]
+        assert disk.record.active == {GUEST: "rw"}
+        monkeypatch.undo()
+        disk.drop(OTHER_GUEST, GUEST)
+
+    def test_it_dies_while_it_opens_the_disk(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk.attach(GUEST)
+        run_command = tapdisk.Tapdisk._try
+
+        def run_and_kill(self: tapdisk.Tapdisk, words: "List[str]", **how: Any) -> "Tuple[int, str]":
+            answer = run_command(self, words, **how)
+            if words[0] == "open":
+                blktap.kill(self.state["pid"])
+            return answer
+
+        monkeypatch.setattr(tapdisk.Tapdisk, "_try", run_and_kill)
+        with refused(FAILED) as sentence:
+            disk.verb("activate", GUEST)
+        assert "ended while it opened" in sentence[0]
+        assert disk.record.active == {}
+        monkeypatch.undo()
+        disk.drop(GUEST)
+
+    def test_it_is_not_listed(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It runs, but has not answered tap-ctl: it may have writes to do."""
+        disk.use(GUEST)
+        monkeypatch.setattr(tapdisk.Tapdisk, "_listed", lambda self: [])
+        with refused(FAILED) as sentence:
+            disk.verb("deactivate", GUEST)
+        assert "does not answer" in sentence[0]
+        assert disk.record.active == {GUEST: "rw"}
+        monkeypatch.undo()
+        disk.drop(GUEST)
+
+    @pytest.mark.parametrize(
+        ("program", "words"),
+        [("", "of the package blktap, cannot be run"), ("#!/bin/sh\necho what\n", "answered 'what'")],
+        ids=["missing", "of another kind"],
+    )
+    def test_no_tap_ctl(
+        self, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
+    ) -> None:
+        disk.attach(GUEST)
+        if program:
+            (tmp_path / "tap-ctl").write_text(program)
+            (tmp_path / "tap-ctl").chmod(0o755)
+        monkeypatch.setitem(command.ENVIRONMENT, "PATH", str(tmp_path))
+        with refused(FAILED) as sentence:
+            disk.verb("activate", GUEST)
+        assert words in sentence[0]
+        assert disk.record.active == {}
+        monkeypatch.undo()
+        disk.drop(GUEST)
+
     def test_a_record_that_is_damaged(self, disk: Disk) -> None:
         disk.attach(GUEST)
         path = Path(disk.record.path)
@@ -274,41 +361,55 @@ def spawn() -> int:
         return int(Path(output).read_text())
 
 
-FAULTS: "List[Tuple[Dict[str, Any], bool]]" = [
-    # The fault, and whether the disk can be activated nevertheless.
-    ({"command": "allocate", "status": 28, "times": 1}, False),
-    ({"command": "spawn", "status": 1, "times": 2}, True),
-    ({"command": "spawn", "status": 1, "times": 99}, False),
-    ({"command": "spawn", "status": 12, "times": 1}, False),
-    ({"command": "spawn", "dies": True, "times": 1}, False),
-    ({"command": "spawn", "late": 2, "times": 1}, True),
-    ({"command": "attach", "status": 22, "times": 1}, False),
-    ({"command": "open", "status": 16, "times": 3}, True),
-    ({"command": "open", "status": 2, "times": 2}, True),
-    ({"command": "open", "status": 0, "times": 1}, True),  # 512, of which the exit status keeps 8 bits
-    ({"command": "open", "status": 5, "times": 1}, False),
+FAULTS: "List[Tuple[Dict[str, Any], str]]" = [
+    # The fault, and words of the error; none if the disk can be activated nevertheless.
+    ({"command": "allocate", "status": 28, "times": 1}, "tap-ctl allocate failed"),
+    ({"command": "spawn", "status": 1, "times": 2}, ""),
+    ({"command": "spawn", "status": 1, "times": 99}, "cannot be started"),
+    ({"command": "spawn", "status": 12, "times": 1}, "cannot be started"),
+    ({"command": "spawn", "dies": True, "times": 1}, "ended right after its start"),
+    ({"command": "spawn", "late": 2, "times": 1}, ""),
+    ({"command": "attach", "status": 22, "times": 1}, "cannot be attached"),
+    ({"command": "open", "status": 16, "times": 3}, ""),
+    ({"command": "open", "status": 2, "times": 2}, ""),
+    ({"command": "open", "status": 0, "times": 1}, ""),  # 512, of which the exit status keeps 8 bits
+    ({"command": "open", "status": 5, "times": 1}, "cannot open"),
 ]
 
 
 @only_stand_in
 class TestFaults:
-    @pytest.mark.parametrize(("fault", "works"), FAULTS, ids=lambda value: json.dumps(value).replace('"', ""))
-    def test_while_it_is_started(self, disk: Disk, fault: "Dict[str, Any]", *, works: bool) -> None:
+    @pytest.mark.parametrize(("fault", "words"), FAULTS, ids=lambda value: json.dumps(value).replace('"', ""))
+    def test_while_it_is_started(self, disk: Disk, fault: "Dict[str, Any]", words: str) -> None:
         disk.attach(GUEST)
         before = disk.saved
         with blktap.faults(fault):
-            if works:
+            if not words:
                 disk.verb("activate", GUEST)
                 nbd_write(disk.attach(GUEST), 0, b"d" * 512)
             else:
                 with refused(FAILED) as sentence:
                     disk.verb("activate", GUEST)
-                assert "tap" in sentence[0]
+                assert words in sentence[0]
                 assert disk.saved == before
                 assert blktap.leftovers() == []
         # Once that is over, it works.
         disk.verb("activate", GUEST)
         nbd_write(disk.attach(GUEST), 0, b"e" * 512)
+        disk.drop(GUEST)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [{"command": "attach", "status": 111, "times": 999}, {"command": "open", "status": 16, "times": 999}],
+        ids=json.dumps,
+    )
+    def test_it_is_never_ready(self, disk: Disk, fault: "Dict[str, Any]", monkeypatch: pytest.MonkeyPatch) -> None:
+        """The driver does not try for ever."""
+        monkeypatch.setattr(tapdisk, "_START_LIMIT", 3)
+        disk.attach(GUEST)
+        with blktap.faults(fault), refused(FAILED):
+            disk.verb("activate", GUEST)
+        assert disk.record.active == {}
         disk.drop(GUEST)
 
     @pytest.mark.parametrize(
@@ -329,6 +430,49 @@ class TestFaults:
         with blktap.faults(fault):
             call("Datapath.deactivate", uri=disk.uri, domain=GUEST)
         disk.verb("detach", GUEST)
+
+    @pytest.mark.parametrize(
+        ("module", "name", "found", "words"),
+        [
+            (os, "kill", None, "cannot be killed"),
+            (process, "open_devices", {1}, "does not close"),
+        ],
+        ids=["it sleeps in the kernel", "it still has a device open"],
+    )
+    def test_it_stays(
+        self, disk: Disk, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, found: Any, words: str
+    ) -> None:
+        """As long as it does, so does the lease."""
+        disk.use(GUEST)
+        for limit in ("_EXIT_LIMIT", "_KILL_LIMIT"):
+            monkeypatch.setattr(tapdisk, limit, 0.3)
+        with blktap.faults({"command": "detach", "lingers": 600, "times": 1}):
+            monkeypatch.setattr(module, name, lambda *_: found)
+            with refused(FAILED) as sentence:
+                disk.verb("deactivate", GUEST)
+        assert words in sentence[0]
+        assert disk.record.active == {GUEST: "rw"}
+        monkeypatch.undo()
+        disk.drop(GUEST)
+
+    def test_half_started_it_stays(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk.attach(GUEST)
+        monkeypatch.setattr(tapdisk, "_KILL_LIMIT", 0.3)
+        with blktap.faults({"command": "spawn", "status": 12, "after": True, "times": 1}):
+            monkeypatch.setattr(os, "kill", lambda *_: None)
+            with refused(FAILED) as sentence:
+                disk.verb("activate", GUEST)
+        assert "cannot be killed" in sentence[0]
+        monkeypatch.undo()
+        disk.drop(GUEST)
+
+    def test_its_minor_stays(self, disk: Disk) -> None:
+        disk.use(GUEST)
+        with blktap.faults({"command": "free", "status": 11, "times": 99}), refused(FAILED) as sentence:
+            disk.verb("deactivate", GUEST)
+        assert "still holds the minor" in sentence[0]
+        assert disk.record.active == {GUEST: "rw"}
+        disk.drop(GUEST)
 
     def test_killed_before_the_tapdisk_listens(self, disk: Disk) -> None:
         """It does not answer yet, and has nothing to write, so it is killed."""
@@ -369,7 +513,7 @@ class TestFaults:
                 lambda: call("Volume.revert", sr=disk.sr, key=disk.key, snapshot=snapshot.key),
                 lambda: call("SR.detach", sr=disk.sr),
             ):
-                with pytest.raises(VerbError):
+                with pytest.raises(VerbError, match=r"does not answer|The SR .* is in use"):
                     act()
             call("SR.attach", configuration={"sr_uuid": disk.sr[3:]})
         assert (blktap.tapdisks(), disk.record.active) == ([pid], {GUEST: "rw"})
