@@ -95,6 +95,15 @@ class TestDestroy:
         refused(NO_SR, "Volume.destroy", sr=f"sr-{new_uuid()}", key=new_uuid())
         refused(NO_SR, "Volume.destroy", sr=f"{sr}/sr-{new_uuid()}", key=new_uuid())
 
+    def test_of_what_is_no_disk(self, sr: str) -> None:
+        """Somebody else has made the zvol. Nor is it removed as a disk's clone-on-boot temporary."""
+        key, disk = new_uuid(), create(sr)
+        run("zfs", "create", "-s", "-V", "2M", f"{sr}/{key}")
+        set_key(sr, disk, "clone-on-boot", key)
+        destroy(sr, key, disk)
+        assert names(sr) == {key}
+        run("zfs", "destroy", f"{sr}/{key}")
+
     def test_removed_is_no_vdi(self, sr: str) -> None:
         """All verbs but Volume.destroy say that there is no such VDI."""
         members = Members.made(sr)

@@ -11,7 +11,7 @@ import pytest
 from tests import zvol
 from tests.client import VerbError, call, call_inside, new_uuid, refused
 from tests.model import noise
-from tests.zfs.conftest import MIB, run, wait_until
+from tests.zfs.conftest import MIB, Bench, run, wait_until
 from tests.zfs.family.relatives import (
     Members,
     buried,
@@ -266,6 +266,27 @@ class TestSnapshotsOfOthers:
         run("zfs", "destroy", "tank/mine")
         assert findings(tank) != []
         assert check("tank", "--repair")[0] == 0
+        assert names(tank) == set()
+
+    def test_a_disk_made_from_one(self, sr: str) -> None:
+        """The disk goes, and the snapshot stays."""
+        disk, made = create(sr), new_uuid()
+        run("zfs", "snapshot", f"{sr}/{disk}@by-hand")
+        run("zfs", "clone", "-o", 'zfsvol:name="disk"', f"{sr}/{disk}@by-hand", f"{sr}/{made}")
+        destroy(sr, made)
+        assert names(sr) == {disk, f"{disk}@by-hand"}
+        run("zfs", "destroy", f"{sr}/{disk}@by-hand")
+
+    def test_a_disk_of_another_sr(self, tank: str, bench: Bench) -> None:
+        """What it was made from belongs to the other SR, whose lock nobody has."""
+        other, made = bench.sr(zpool="tank"), new_uuid()
+        disk = create(tank)
+        taken = snapshot(tank, disk)
+        run("zfs", "clone", "-o", 'zfsvol:name="disk"', prop("origin", f"{tank}/{taken}"), f"{other}/{made}")
+        destroy(tank, taken, disk)
+        destroy(other, made)
+        assert buried(tank) == {disk}
+        assert check(tank, "--repair")[0] == 0
         assert names(tank) == set()
 
     def test_hold(self, sr: str) -> None:
