@@ -33,8 +33,6 @@ def create(dbg: str, sr: str, name: str, description: str, size: int, sharable: 
     with srs.opened(sr, CHANGE) as found:
         sr_values = found.read()
         thick = configuration.is_thick(sr_values, found.dataset)
-        if thick and size > int(sr_values["available"]):
-            raise _no_space(found, size, sr_values)
         try:
             changes.create_volume(
                 found.zfs,
