@@ -52,6 +52,14 @@ def probed() -> "Dict[str, Any]":
     return {found["configuration"]["sr_uuid"]: found for found in call("SR.probe", configuration={})}
 
 
+def is_locked(sr: str) -> bool:
+    try:
+        with lock.Lock(f"srs/{sr}/sr", 0, queued=False):
+            return False
+    except LockTimeout:
+        return True
+
+
 def test_others_go_on(bench: Bench, sick: Sick) -> None:
     sr, disk, key = sick
     well, there = bench.sr(), bench.disk()
@@ -67,8 +75,10 @@ def test_others_go_on(bench: Bench, sick: Sick) -> None:
     hanging = [
         client.start("Datapath.attach", uri=uri, domain="u0_a"),
         client.start("Volume.snapshot", sr=sr, key=key),
-        client.start("Volume.destroy", sr=sr, key=new_uuid()),
     ]
+    # The destroy must not have the SR's lock alone: SR.ls would wait for it.
+    wait_until(lambda: is_locked(sr), "a verb to have the SR's lock")
+    hanging.append(client.start("Volume.destroy", sr=sr, key=new_uuid()))
     time.sleep(2)
     try:
         assert call("SR.stat", sr=well)["health"] == ["Healthy", "ONLINE"]
