@@ -143,6 +143,23 @@ class TestFullPool:
         assert disk in refused(FULL, "Volume.destroy", sr=sr, key=disk)
         assert set(listed(sr)) == {disk, taken}
 
+    def test_no_space_for_a_part_of_a_text(self, sr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All parts are checked before the first is set."""
+        disk = create(sr)
+        set_key(sr, disk, "k", "old" * 5000)
+        program = tmp_path / "set.lua"
+        refusal = f"""
+            local check, checked = zfs.check.set_prop, 0
+            zfs.check.set_prop = function(...)
+                checked = checked + 1
+                return checked == 2 and {errno.ENOSPC} or check(...)
+            end
+        """
+        program.write_text(refusal + Path(programs._SET).read_text())
+        monkeypatch.setattr(programs, "_SET", str(program))
+        refused(FULL, "Volume.set", sr=sr, key=disk, k="k", v="new" * 5000)
+        assert stat(sr, disk)["keys"]["k"] == "old" * 5000
+
     def fill(self, descriptor: int) -> None:
         written = 0
         try:
