@@ -8,6 +8,7 @@ device-mapper target behind.
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import time
 from typing import Any, Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from tests import blktap, client
+from zfsvol.repository import sr as srs
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -192,6 +194,7 @@ class Bench:
             if state_of(pool) == "SUSPENDED":
                 run("zpool", "clear", pool, check=False)
             wait_for("zpool", "destroy", "-f", pool)
+            shutil.rmtree(os.path.join(srs.DIRECTORY, pool), ignore_errors=True)  # of SRs that were not detached
         for disk in self.there:
             disk.remove()
         for loop in self.loops:

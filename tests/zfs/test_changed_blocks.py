@@ -12,7 +12,7 @@ import pytest
 
 from tests import zvol
 from tests.client import VerbError, call, call_badly, call_inside, finish, new_uuid, refused, start
-from tests.killed import kill_points
+from tests.killed import kill, kill_points
 from tests.model import BIT, BLOCK, noise
 from tests.zfs.conftest import MIB, Bench, run
 from tests.zfs.family.relatives import (
@@ -928,6 +928,11 @@ class TestBackup:
             assert copy == current
             if number != 12:
                 assert len(found) <= 6
+            if number == 20:
+                verb = "Volume.data_destroy" if purges else "Volume.list_changed_blocks"
+                more = {"key": taken} if purges else {"key": base, "key2": disk, "offset": 0, "length": -1}
+                assert kill(verb, "after", 1, {"sr": sr, **more})
+                call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
             if purges:
                 destroy_data(sr, taken)
             if base != early:

@@ -415,7 +415,8 @@ class TestAttach:
 class TestCreate:
     def test_names_that_become_too_long(self, bench: Bench) -> None:
         bench.pool()
-        longest = 166 - len("/sr-") - 36
+        longest = 162 - len("/sr-") - 36
+        lengths = []
         for length in range(longest - 1, longest + 3):
             place = "tank/" + "p" * (length - len("tank/"))
             run("zfs", "create", place)
@@ -426,10 +427,14 @@ class TestCreate:
                 continue
             sr = attach(create(zpool=place))
             key = volume(sr)
-            taken = call_inside("Volume.snapshot", sr=sr, key=key)["key"]
+            call_inside("Volume.enable_cbt", sr=sr, key=key)
+            bare, taken = (call_inside("Volume.snapshot", sr=sr, key=key)["key"] for _ in range(2))
             call_inside("Volume.revert", sr=sr, key=key, snapshot=taken)
+            call_inside("Volume.data_destroy", sr=sr, key=bare)
             call_inside("Volume.destroy", sr=sr, key=key)
-            assert [record["key"] for record in call_inside("SR.ls", sr=sr)] == [taken]
+            assert {record["key"] for record in call_inside("SR.ls", sr=sr)} == {bare, taken}
+            lengths.append(max(map(len, run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", sr).split())))
+        assert lengths == [254, 255]
 
     @pytest.mark.parametrize(
         ("options", "code", "words"),

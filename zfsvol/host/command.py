@@ -165,22 +165,25 @@ class Child:
             os.set_blocking(descriptor, False)
             _enlarge(descriptor)
         looked = time.monotonic()
+        ready: "list[int]" = []
         while pipes:
-            for descriptor, _ in poll.poll(_LOOK_INTERVAL * 1000):
-                data = b"-"
-                while data:
-                    if time.monotonic() - looked >= _LOOK_INTERVAL:
-                        look()
-                        looked = time.monotonic()
-                    try:
-                        data = os.read(descriptor, _CHUNK)
-                    except BlockingIOError:
-                        break
-                    if data:
-                        yield pipes[descriptor] is self._process.stderr, data
-                    else:
-                        poll.unregister(descriptor)
-                        pipes.pop(descriptor).close()
+            # Without a poll for each piece: a stream may be hundreds of thousands of them.
+            ready = ready or [descriptor for descriptor, _ in poll.poll(_LOOK_INTERVAL * 1000)]
+            if time.monotonic() - looked >= _LOOK_INTERVAL:
+                look()
+                looked = time.monotonic()
+            for descriptor in list(ready):
+                try:
+                    data = os.read(descriptor, _CHUNK)
+                except BlockingIOError:
+                    ready.remove(descriptor)
+                    continue
+                if data:
+                    yield pipes[descriptor] is self._process.stderr, data
+                else:
+                    ready.remove(descriptor)
+                    poll.unregister(descriptor)
+                    pipes.pop(descriptor).close()
 
     def _wait(self, look: "Callable[[], None]") -> None:
         import subprocess  # it is there already
