@@ -231,6 +231,11 @@ class Model:
             vdi.keys = found[key]["keys"]
 
 
+def bits(bitmap: bytes) -> "Set[int]":
+    """The numbers of the set bits, the most significant bit of each byte first."""
+    return {8 * index + bit for index, byte in enumerate(bitmap) for bit in range(8) if byte & 128 >> bit}
+
+
 def _block(vdi: VDI, offset: int) -> bytes:
     """A block's content, zeros beyond the disk's end."""
     return vdi.content[offset : offset + BLOCK] or bytes(BLOCK)

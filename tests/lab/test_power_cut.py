@@ -25,6 +25,7 @@ ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
 DATAPATH_ROUNDS = int(os.environ.get("ZFSVOL_POWER_CUTS", "2"))
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
 
+PAIRS = 8
 Call = tuple[str, dict[str, Any]]
 
 # In the guest: the records of all VDIs, and the checksums of their bytes.
@@ -36,6 +37,22 @@ sr = sys.argv[1]
 records = call_inside("SR.ls", sr=sr)
 contents = zvol.checksums({f"{sr}/{record['key']}": record["virtual_size"] for record in records})
 print(json.dumps([(record, contents[f"{sr}/{record['key']}"]) for record in records]))
+"""
+
+# In the guest: for pairs of VDIs, the blocks of 64 KiB that changed, or the code of the refusal.
+_CHANGES = """
+import base64, json, sys
+from tests.client import VerbError, call_inside
+from tests.model import bits
+answers = []
+for key, key2 in json.loads(sys.argv[2]):
+    try:
+        arguments = {"sr": sys.argv[1], "key": key, "key2": key2, "offset": 0, "length": -1}
+        bitmap = call_inside("Volume.list_changed_blocks", **arguments)["bitmap"]
+        answers.append(sorted(bits(base64.b64decode(bitmap))))
+    except VerbError as error:
+        answers.append(error.code)
+print(json.dumps(answers))
 """
 
 # In the guest: a block of noise is written to a zvol and flushed, as a VM's fsync does.
@@ -101,6 +118,25 @@ def look(guest: Guest, sr: str) -> "dict[str, Any]":
     """The SR's content, in the form of Model.summary."""
     found = json.loads(guest.run("/usr/bin/python3", "-c", _LOOK, sr))
     return {record["key"]: observed(record, content) for record, content in found}
+
+
+def compare_changes(guest: Guest, sr: str, model: Model, chance: random.Random) -> None:
+    """Asks what changed between some of the VDIs, and compares the answers with the model's."""
+    pairs = [chance.choices(sorted(model.vdis), k=2) for _ in range(PAIRS)] if model.vdis else []
+    answers = json.loads(guest.run("/usr/bin/python3", "-c", _CHANGES, sr, json.dumps(pairs)))
+    for (key, key2), answer in zip(pairs, answers):
+        try:
+            must, may = model.changes(key, key2)
+        except Refused as refused:
+            code = refused.code
+        else:
+            code = ""
+        if code:
+            assert answer == code
+            continue
+        assert must <= set(answer)
+        # What a snapshot without data held may not be known any more.
+        assert set(answer) <= may or not model.vdis[key].has_data
 
 
 def differences(expected: "dict[str, Any]", found: "dict[str, Any]") -> "dict[str, Any]":
@@ -194,6 +230,7 @@ def test_what_had_returned_is_there(guest: Guest) -> None:
         assert outcomes, (begun, differences(possible[0].summary(), found))
         model = outcomes[0]
         model.adopt_keys(found)
+        compare_changes(guest, sr, model, chance)
     guest.run("zpool", "scrub", "-w", sr)
     assert guest.call("SR.stat", sr=sr)["health"] == ["Healthy", "ONLINE"]
     for key in model.vdis:

@@ -13,9 +13,10 @@ import pytest
 from tests import zvol
 from tests.client import VerbError, call, call_badly, call_inside, finish, new_uuid, refused, start
 from tests.killed import kill, kill_points
-from tests.model import BIT, BLOCK, noise
+from tests.model import BIT, BLOCK, bits, noise
 from tests.zfs.conftest import MIB, Bench, run
 from tests.zfs.family.relatives import (
+    FULL,
     IN_USE,
     INVALID,
     NO_VDI,
@@ -36,6 +37,7 @@ from tests.zfs.family.relatives import (
     with_nodes,
 )
 from zfsvol import log
+from zfsvol.errors import StorageError
 from zfsvol.repository import allocation
 from zfsvol.repository.identity import derived, renew
 from zfsvol.zfs import datasets
@@ -97,11 +99,6 @@ def changes(sr: str, key: str, key2: str, size: int = 0) -> "Set[int]":
     bitmap = base64.b64decode(answer["bitmap"])
     assert len(bitmap) == -(-(size or stat(sr, key2)["virtual_size"]) // BIT // 32) * 4
     return bits(bitmap)
-
-
-def bits(bitmap: bytes) -> "Set[int]":
-    """The numbers of the set bits, the most significant bit of each byte first."""
-    return {8 * index + bit for index, byte in enumerate(bitmap) for bit in range(8) if byte & 128 >> bit}
 
 
 def of(*blocks: int) -> "Set[int]":
@@ -279,6 +276,16 @@ class TestOneLine:
         assert found == expected
         destroy_data(sr, first)
         assert changes(sr, first, second) == expected
+
+    def test_thick_disk_without_room_for_a_snapshot(self, bench: Bench, without_udev: None) -> None:
+        sr = with_nodes(bench.sr(provisioning="thick"))
+        disk = tracked(sr, 600 * MIB)
+        first = snapshot(sr, disk)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, 64 * MIB) * 6)
+        before = picture(sr)
+        arguments = {"sr": sr, "key": first, "key2": disk, "offset": 0, "length": -1}
+        assert "Compare snapshots" in refused(FULL, "Volume.list_changed_blocks", **arguments)
+        assert picture(sr) == before
 
     def test_compression_off(self, bench: Bench, without_udev: None) -> None:
         """Zeros are written then, and no hole."""
@@ -519,6 +526,25 @@ class TestDataDestroy:
         discard(sr, disk, 100)
         assert changes(sr, first, disk) == of(2001, 100)
 
+    def test_it_cannot_be_read(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As with damaged blocks. The data goes nevertheless."""
+        disk = tracked(sr)
+        fill(sr, disk, 0, 1, 2, 3)
+        taken = snapshot(sr, disk)
+        sent = datasets.sent
+
+        def damaged(*arguments: Any) -> "Iterator[bytes]":
+            yield from list(sent(*arguments))[:-1]
+            raise StorageError("warning: cannot send: Input/output error")
+
+        monkeypatch.setattr(datasets, "sent", damaged)
+        destroy_data(sr, taken)
+        monkeypatch.undo()
+        fill(sr, disk, 100)
+        found = changes(sr, taken, disk)
+        assert of(100) <= found
+        assert not found & of(0)
+
     def test_nothing_remembered(self, sr: str, said: "List[str]") -> None:
         """Then holes count, and the log says so. From the next snapshot on it is exact again."""
         disk = tracked(sr)
@@ -631,6 +657,13 @@ class TestDataDestroy:
         # More than it needs: what was written later counts, too.
         assert changes(sr, second, first) == of(10, 20)
         assert picture(sr) == before
+
+    def test_sr_destroyed(self, bench: Bench, without_udev: None) -> None:
+        sr = with_nodes(bench.sr(zpool=bench.pool()))
+        disk = tracked(sr)
+        destroy_data(sr, snapshot(sr, disk), snapshot(sr, disk))
+        call_inside("SR.destroy", sr=sr)
+        assert run("zfs", "list", "-H", "-o", "name", "-t", "all", "-r", "tank").split() == ["tank"]
 
     def test_all_else_of_the_family_is_gone(self, sr: str) -> None:
         disk = tracked(sr)

@@ -25,9 +25,8 @@ from hypothesis.stateful import invariant, precondition, rule
 from tests import zvol
 from tests.client import call_inside, refused
 from tests.killed import kill_group
-from tests.model import BLOCK, GRANULE, Refused, noise, observed
+from tests.model import BLOCK, GRANULE, Refused, bits, noise, observed
 from tests.zfs.conftest import Bench, run
-from tests.zfs.test_changed_blocks import bits
 from tests.zfs.test_model import ANY, MOST, Volumes, busy_at_once, check, run_machine
 from zfsvol import log
 from zfsvol.repository import allocation

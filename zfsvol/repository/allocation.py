@@ -39,10 +39,6 @@ class Memory:
     def _path(self, guid: int) -> str:
         return os.path.join(self._directory, f"{guid:016x}")
 
-    def knows(self, guid: int) -> bool:
-        """Whether there is a file for the snapshot with this guid; it may turn out to be damaged."""
-        return os.path.isfile(self._path(guid))
-
     def recall(self, guid: int) -> "Iterator[tuple[int, int]] | None":
         """What the snapshot with this guid has allocated, as ranges in order; None if that is not known."""
         path = self._path(guid)
@@ -75,15 +71,16 @@ class Memory:
             kept.close()
             _remove(temporary)
 
-    def tidy(self, guids: "set[int]") -> None:
-        """Forgets all but these snapshots of the SR, and of all SRs what was not used for the longest time.
+    def tidy(self, guids: "set[int]", when: float) -> None:
+        """Forgets all but these snapshots of the SR, which were all at the time `when`, in seconds since 1970.
 
-        Raises nothing.
+        If there is too much of all SRs, forgets what was not used for the longest time. Raises nothing.
         """
         wanted = {f"{guid:016x}" for guid in guids}
         for name in files.names(self._directory):
-            if name not in wanted and not name.endswith(_TEMPORARY):
-                _remove(os.path.join(self._directory, name))
+            path = os.path.join(self._directory, name)
+            if name not in wanted and not name.endswith(_TEMPORARY) and _changed(path) < when:
+                _remove(path)
         _shrink()
 
     def forget(self) -> None:
@@ -99,6 +96,14 @@ class Memory:
 
 _TEMPORARY = ".new"
 _ABANDONED = 86400  # seconds after which a temporary file is nobody's any more
+
+
+def _changed(path: str) -> float:
+    """When the file was written or used last; 0 if it is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0
 
 
 def _remove(path: str) -> None:

@@ -7,6 +7,8 @@ back to the beginning, the origin's zvol from the origin back to the beginning, 
 together from there on. Where they meet is a ZFS snapshot that exists, because a clone of it does.
 """
 
+import time
+
 from zfsvol import naming
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.sr import SR
@@ -42,8 +44,9 @@ _COLUMNS = ("name", "type", "guid", "createtxg", "origin", "volsize", "readonly"
 class Ancestry:
     """All moments of an SR's zvols."""
 
-    def __init__(self, root: naming.Root, rows: "list[list[str]]") -> None:
-        """The rows have the values of the columns; "-" stands for an unset one."""
+    def __init__(self, root: naming.Root, rows: "list[list[str]]", when: float = 0) -> None:
+        """The rows have the values of the columns; "-" stands for an unset one. `when`: as time.time()."""
+        self.when = when
         self._root = root
         found = [{name: value for name, value in zip(_COLUMNS, row) if value != "-"} for row in rows]
         self._zvols = {values["name"]: values for values in found if values["type"] == "volume"}
@@ -112,7 +115,9 @@ class Ancestry:
 
 def read(sr: SR) -> Ancestry:
     """Reads all zvols, snapshots and bookmarks of the SR. Raises Missing."""
-    return Ancestry(sr, datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot,bookmark", columns=_COLUMNS))
+    when = time.time()
+    rows = datasets.listing(sr.zfs, sr.dataset, types="volume,snapshot,bookmark", columns=_COLUMNS)
+    return Ancestry(sr, rows, when)
 
 
 def ways(ancestry: Ancestry, first: Moment, second: Moment) -> "list[tuple[Moment, Moment]] | None":

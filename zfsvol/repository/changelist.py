@@ -11,14 +11,14 @@ changed. If ZFS does not know any more when the base was, everything counts as c
 """
 
 from zfsvol import log, naming
-from zfsvol.errors import ChangesUnknown, StorageError
+from zfsvol.errors import ChangesUnknown, NoSpace, StorageError
 from zfsvol.host import files
 from zfsvol.repository import ancestry, blockmap
 from zfsvol.repository.allocation import Memory
 from zfsvol.repository.ancestry import Ancestry, Moment
 from zfsvol.repository.blockmap import Bitmap
 from zfsvol.repository.sr import CHANGE, SR
-from zfsvol.repository.vdi import VDI
+from zfsvol.repository.vdi import VDI, Base
 from zfsvol.zfs import changes, datasets, programs, sendstream
 from zfsvol.zfs.pool import Missing
 
@@ -48,12 +48,30 @@ def between(sr: SR, key: str, key2: str) -> "tuple[Bitmap, int]":
     raise StorageError(f"The family of the VDI {key2} changes all the time: try again.")
 
 
-def learn(sr: SR, found: Ancestry, snapshot: Moment) -> None:
-    """Sees to it that the memory has what a ZFS snapshot has allocated, which may mean to read it. Raises Missing."""
-    memory = Memory(sr)
-    if not memory.knows(snapshot.guid):
-        _go_through(_Reader(sr, found, memory).allocated(snapshot))
-    memory.tidy(found.guids)
+def learn(sr: SR, key: str) -> Base:
+    """Remembers what a snapshot has allocated, which may mean to read it, and returns what will be left of its data.
+
+    If it cannot be read, later answers are wider. Raises VDIUnavailable, SRUnavailable.
+    """
+    for _ in range(_TRIES):
+        found = ancestry.read(sr)
+        vdi = found.vdi(key)
+        if vdi is None or vdi.frozen_at is None:
+            sr.vdi(key)
+            continue
+        try:
+            snapshot = found.snapshot(vdi.frozen_at)
+            memory = Memory(sr)
+            if memory.recall(snapshot.guid) is None:
+                _go_through(_Reader(sr, found, memory).allocated(snapshot))
+            memory.tidy(found.guids, found.when)
+        except Missing as error:  # a zvol was renamed meanwhile
+            log.info(f"{sr.dataset}: reads what {key} has allocated again: {error}")
+            continue
+        except StorageError as error:
+            log.warning(f"{sr.dataset}: what {key} has allocated cannot be read: {error}")
+        return Base(naming.bookmark(key), snapshot.guid, found.family(snapshot))
+    raise StorageError(f"The family of the VDI {key} changes all the time: try again.")
 
 
 class _View:
@@ -92,7 +110,7 @@ class _View:
             if target is None:
                 raise Missing(end.name)
             how.append(reader.mark(base, target, bitmap) + ("" if target is end else ", for an older one without data"))
-        memory.tidy(found.guids)
+        memory.tidy(found.guids, found.when)
         self._report(first, second, bitmap, how or ["they have the same content"])
         return bitmap, second.size
 
@@ -131,7 +149,13 @@ class _View:
         if new:
             self._taken.update(new)
             self._used.update(name.rpartition("@")[2] for name in new.values())
-            changes.create_snapshots(self._sr.zfs, *new.values())
+            try:
+                changes.create_snapshots(self._sr.zfs, *new.values())
+            except NoSpace as error:
+                raise NoSpace(
+                    "There is no room for the snapshot by which a disk is compared; that of a thick disk needs as "
+                    f"much space as the disk holds. Compare snapshots of it instead. {error}"
+                ) from None
 
     def _report(self, first: VDI, second: VDI, bitmap: Bitmap, how: "list[str]") -> None:
         log.info(

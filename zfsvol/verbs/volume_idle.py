@@ -13,7 +13,7 @@ from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.record import Locked
 from zfsvol.repository.sr import ALONE, CHANGE, SR
-from zfsvol.repository.vdi import VDI, Base
+from zfsvol.repository.vdi import VDI
 from zfsvol.zfs import changes, datasets
 from zfsvol.zfs.pool import Missing
 from zfsvol.zfs.programs import Left
@@ -93,7 +93,7 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
     NoSpace, VDIUnavailable; then nothing has changed. A crash before the data is removed leaves a zvol that SR.attach
     removes. After that SR.attach or the next verb that needs it renames the zvol that has replaced the VDI's.
     """
-    from zfsvol.repository import ancestry, changelist  # of no use to the other verbs here
+    from zfsvol.repository import changelist  # of no use to the other verbs here
 
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
@@ -102,12 +102,10 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
         vdi = found.vdi(key)
         if vdi.base is not None:
             return
-        family = ancestry.read(found)
-        snapshot = family.snapshot(_data_of(vdi))
-        changelist.learn(found, family, snapshot)
+        _require_destroyable(vdi)
+        base = changelist.learn(found, key)
         with found.locked(ALONE):
             vdi = _renamed(found, found.vdi(key))
-            base = Base(naming.bookmark(key), snapshot.guid, family.family(snapshot))
             lineage.prepare_data_destroy(found, vdi, base)
             try:
                 left = lineage.remove(found, key, "replace", "changed", bookmark=base.bookmark)
@@ -118,8 +116,8 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
             _tidy(found, key, lambda: lineage.take_place(found, key, left))
 
 
-def _data_of(vdi: VDI) -> str:
-    """The ZFS snapshot that has the data of a snapshot whose data may be destroyed. Raises InvalidArgument."""
+def _require_destroyable(vdi: VDI) -> None:
+    """Raises InvalidArgument unless the VDI is a snapshot whose data may be destroyed."""
     if not vdi.is_snapshot or not vdi.is_tracked:
         raise InvalidArgument(
             f"The VDI {vdi.key} is no snapshot with changed block tracking: its data can only be destroyed with the "
@@ -127,7 +125,6 @@ def _data_of(vdi: VDI) -> str:
         )
     if vdi.frozen_at is None:
         raise InvalidArgument(f"The snapshot {vdi.key} was made writable, and may hold data that nothing else has.")
-    return vdi.frozen_at
 
 
 def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
