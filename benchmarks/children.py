@@ -20,25 +20,18 @@ def main() -> None:
     path = sys.argv[1]
     del sys.argv[:2]
     started = []
-    start, finish = command.Child.__init__, command.Child.finish
+    start = command.Child.__init__
 
     def noted_start(child: command.Child, argv: "list[str]", **how: "Any") -> None:
         start(child, argv, **how)
         started.append(child)
 
-    def noted_finish(child: command.Child, *arguments: object, **keywords: object) -> str:
-        try:
-            return finish(child, *arguments, **keywords)  # type: ignore[arg-type]
-        finally:
-            child.status = child._process.returncode  # type: ignore[attr-defined] # noqa: SLF001
-
     command.Child.__init__ = noted_start  # type: ignore[assignment, method-assign]
-    command.Child.finish = noted_finish  # type: ignore[assignment, method-assign]
     try:
         protocol.main(table.DATAPATH if sys.argv[0].startswith("Datapath.") else table.VOLUME)
     finally:
         with open(path, "w") as file:
-            json.dump([[child.argv, child.status] for child in started], file)  # type: ignore[attr-defined]
+            json.dump([[child.argv, child._process.returncode] for child in started], file)  # noqa: SLF001
 
 
 main()

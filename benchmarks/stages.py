@@ -83,7 +83,9 @@ def _tracked(pools: Pools) -> "dict[str, Any]":
 
 
 def _tracked_snapshot(pools: Pools) -> "dict[str, Any]":
-    return {"sr": pools.sr, "key": _snapshot_of(pools, _tracked(pools)["key"])}
+    # Of the same disk each time, as its name is in the commands.
+    client.call_inside("Volume.enable_cbt", sr=pools.sr, key=pools.volumes[0])
+    return {"sr": pools.sr, "key": _snapshot_of(pools, pools.volumes[0])}
 
 
 def _two_snapshots(pools: Pools) -> "dict[str, Any]":
