@@ -69,6 +69,13 @@ def test_history(family):
     assert [step.name for step in family.history(family.snapshot("E@10"))] == ["E@10"]
 
 
+def test_has_clone(family):
+    assert [name for name in ("A@1", "A@3", "A@5", "A#cbt-4", "C@8") if family.has_clone(moment(family, name))] == [
+        "A@1",
+        "A@3",
+    ]
+
+
 def test_older(family):
     """The newest first."""
     assert [step.name for step in family.older(family.snapshot("C@8"))] == ["B@6", "A@3", "A@1"]
@@ -126,6 +133,6 @@ class TestBase:
         base = Base.parsed(str(Base("cbt-x", 1 << 63, 5)))
         assert (base.bookmark, base.guid, base.family) == ("cbt-x", 1 << 63, 5)
 
-    @pytest.mark.parametrize("text", ["", "-", "on", "a b c", "a 1", "a 1 2 3", "a -1 2", "a ² 2"])
+    @pytest.mark.parametrize("text", ["", "-", "on", "a b c", "a 1", "a 1 2 3", "a -1 2", "a ² 2", "a 2 ²"])
     def test_text_of_another(self, text):
         assert Base.parsed(text).guid == 0

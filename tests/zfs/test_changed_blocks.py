@@ -43,6 +43,7 @@ from zfsvol.repository.identity import derived, renew
 from zfsvol.zfs import datasets
 
 GIB = 1 << 30
+LONG = 8 * MIB  # of data: its stream is longer than what a pipe holds
 METADATA = "zfsvol:cbt-metadata"
 UNKNOWN = "SR_BACKEND_FAILURE_460"
 
@@ -116,6 +117,12 @@ def tracked(sr: str, size: int = GIB) -> str:
 def destroy_data(sr: str, *keys: str) -> None:
     for key in keys:
         call_inside("Volume.data_destroy", sr=sr, key=key)
+
+
+def refused_inside(code: str, sr: str, key: str, key2: str) -> None:
+    with pytest.raises(VerbError) as error:
+        changes(sr, key, key2)
+    assert error.value.code == code
 
 
 def changes_refused(sr: str, key: str, key2: str) -> str:
@@ -710,6 +717,32 @@ class TestDataDestroy:
         call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
         assert buried(sr) == set()
 
+    def test_others_bookmark_in_its_place(self, sr: str) -> None:
+        """Nothing is destroyed then: what changed since could not be asked any more."""
+        disk = tracked(sr)
+        fill(sr, disk, 0)
+        earlier, taken = snapshot(sr, disk), snapshot(sr, disk)
+        run("zfs", "bookmark", f"{sr}/{disk}@{earlier}", f"{sr}/{disk}#cbt-{taken}")
+        with pytest.raises(VerbError):
+            call_inside("Volume.data_destroy", sr=sr, key=taken)
+        assert prop(METADATA, f"{sr}/{taken}") == "-"
+        assert content(sr, taken)[:BLOCK] == noise(1, BLOCK)
+        call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
+        destroy_data(sr, taken)
+        assert changes(sr, taken, disk) == set()
+
+    def test_record_that_names_a_bookmark_of_others(self, sr: str) -> None:
+        disk = tracked(sr)
+        taken = snapshot(sr, disk)
+        theirs = f"{disk}#monthly"
+        run("zfs", "bookmark", f"{sr}/{disk}@{taken}", f"{sr}/{theirs}")
+        destroy_data(sr, taken)
+        run("zfs", "set", f"{METADATA}=monthly 1 1", f"{sr}/{taken}")
+        destroy(sr, taken)
+        assert theirs in names(sr)
+        call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
+        assert names(sr) == {disk, theirs}
+
     def test_bookmark_destroyed_by_hand(self, sr: str, said: "List[str]") -> None:
         disk = tracked(sr, 4 * MIB)
         taken = snapshot(sr, disk)
@@ -744,14 +777,17 @@ class TestMeanwhile:
     """Others change the family while it is read."""
 
     @pytest.fixture
-    def during(self, monkeypatch: pytest.MonkeyPatch) -> "Iterator[List[Callable[[], object]]]":
-        """What happens once the first stream has begun."""
+    def during(
+        self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> "Iterator[List[Callable[[], object]]]":
+        """What happens once the first stream has begun, or the first one of a whole snapshot."""
+        needs_whole = hasattr(request, "param")
         todo: "List[Callable[[], object]]" = []
         sent = datasets.sent
 
-        def begun(*arguments: Any) -> "Iterator[bytes]":
-            for chunk in sent(*arguments):
-                while todo:
+        def begun(zfs: Any, base: Any, target: str) -> "Iterator[bytes]":
+            for chunk in sent(zfs, base, target):
+                while todo and (base is None or not needs_whole):
                     todo.pop()()
                 yield chunk
 
@@ -763,16 +799,16 @@ class TestMeanwhile:
     def test_destroyed(self, sr: str, during: "List[Callable[[], object]]", doomed: str) -> None:
         disk = tracked(sr)
         first = snapshot(sr, disk)
-        fill(sr, disk, 5)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, LONG))
         second = snapshot(sr, disk)
         target = disk if doomed == "disk" else second
         during.append(lambda: destroy(sr, {"first": first, "second": second, "disk": disk}[doomed]))
-        found, code = of(5), NO_VDI
+        found, code = set(range(LONG // BIT)), NO_VDI
         try:
             found = changes(sr, first, target, size=GIB)
         except VerbError as error:
             code = error.code
-        assert (found, code) == (of(5), NO_VDI)
+        assert (found, code) == (set(range(LONG // BIT)), NO_VDI)
         assert findings(sr) == []
 
     @pytest.mark.parametrize("to", ["first", "second"])
@@ -787,14 +823,39 @@ class TestMeanwhile:
         assert changes(sr, first, disk) in (of(5, 9), of() if to == "first" else of(5))
         assert findings(sr) == []
 
+    @pytest.mark.parametrize("during", ["a whole snapshot"], indirect=True)
     def test_its_data_destroyed(self, sr: str, during: "List[Callable[[], object]]") -> None:
         disk = tracked(sr)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, LONG))
         first = snapshot(sr, disk)
-        fill(sr, disk, 5)
+        discard(sr, disk, 5)
         during.append(lambda: destroy_data(sr, first))
         assert changes(sr, first, disk) == of(5)
         assert findings(sr) == []
         assert not [name for name in names(sr) if "@" in name]
+
+    def test_the_one_destroyed_that_is_read_instead(self, sr: str, during: "List[Callable[[], object]]") -> None:
+        disk = tracked(sr)
+        first = snapshot(sr, disk)
+        fill(sr, disk, 5)
+        second = snapshot(sr, disk)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, LONG))
+        third = snapshot(sr, disk)
+        destroy_data(sr, second)
+        during.append(lambda: destroy(sr, third))
+        assert changes(sr, second, first) == set(range(LONG // BIT))
+        assert names(sr) == {disk, first, second, f"{disk}@{first}", f"{disk}#cbt-{second}"}
+
+    @pytest.mark.parametrize("during", ["a whole snapshot"], indirect=True)
+    def test_the_only_clone_destroyed(self, sr: str, during: "List[Callable[[], object]]") -> None:
+        """Its origin is read just then, since holes are compared with it."""
+        disk = tracked(sr)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, LONG))
+        child = clone(sr, disk)
+        discard(sr, disk, 0)
+        during.append(lambda: destroy(sr, child))
+        refused_inside(NO_VDI, sr, disk, child)
+        assert names(sr) == {disk}
 
     def test_written(self, sr: str, during: "List[Callable[[], object]]") -> None:
         disk = tracked(sr)
@@ -999,6 +1060,52 @@ class TestMemory:
         changes(sr, taken[1], taken[2])
         call_inside("SR.destroy", sr=sr)
         assert not list(Path(allocation.DIRECTORY).rglob(sr[3:]))
+
+    def test_it_reads_no_more_than_it_must(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only the increment since the newest content that is known; nothing if the content itself is."""
+        disk = tracked(sr)
+        fill(sr, disk, 1, 5)
+        read: "List[Any]" = []
+        sent = datasets.sent
+
+        def counted(dataset: Any, base: "Any", target: str) -> "Iterator[bytes]":
+            read.append((base, target))
+            return sent(dataset, base, target)
+
+        monkeypatch.setattr(datasets, "sent", counted)
+        first, second, third = (snapshot(sr, disk) for _ in range(3))
+        destroy_data(sr, first, second, third)
+        taken = [f"{sr}/{disk}@{key}" for key in (first, second, third)]
+        marks = [f"{sr}/{disk}#cbt-{key}" for key in (first, second)]
+        assert read == [(None, taken[0]), (marks[0], taken[1]), (marks[1], taken[2])]
+        fourth = snapshot(sr, disk)
+        discard(sr, disk, 5)
+        changes(sr, fourth, disk)
+        del read[:]
+        destroy_data(sr, fourth)
+        assert read == []
+        other = tracked(sr)
+        fill(sr, other, 1, 5)
+        fifth = snapshot(sr, other)
+        fill(sr, other, 9)
+        sixth = snapshot(sr, other)
+        # No block became a hole, so nothing is compared.
+        assert changes(sr, fifth, sixth) == of(9)
+        assert read == [(f"{sr}/{other}@{fifth}", f"{sr}/{other}@{sixth}")]
+
+    def test_it_keeps_only_what_stays(self, sr: str) -> None:
+        """Not what a disk held for the moment of an answer, nor what a snapshot held that is gone."""
+        disk = tracked(sr)
+        fill(sr, disk, 1, 5)
+        first = snapshot(sr, disk)
+        discard(sr, disk, 5)
+        for _ in range(2):
+            changes(sr, first, disk)
+        assert len(list(Path(allocation.DIRECTORY).rglob(f"*/{sr[3:]}/*"))) == 1
+        destroy(sr, first)
+        second = snapshot(sr, disk)
+        destroy_data(sr, second)
+        assert len(list(Path(allocation.DIRECTORY).rglob(f"*/{sr[3:]}/*"))) == 1
 
     def test_it_cannot_be_written(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(allocation, "DIRECTORY", "/proc/nowhere")

@@ -80,6 +80,10 @@ class Ancestry:
                 return moment
         return None
 
+    def has_clone(self, moment: Moment) -> bool:
+        """Whether a zvol of the SR was made from it."""
+        return any(values.get("origin") == moment.name for values in self._zvols.values())
+
     def history(self, moment: Moment) -> "list[Moment]":
         """The moment, then the origin of its zvol, then the origin of that one's zvol, and so on.
 

@@ -109,6 +109,8 @@ class _View:
             target = end if end.has_data else found.snapshot_after(end)
             if target is None:
                 raise Missing(end.name)
+            # Without a clone it is not a VDI's: another answer's, or that of a verb that makes one just now.
+            self._used.update(read.name.rpartition("@")[2] for read in (base, target) if found.has_clone(read))
             how.append(reader.mark(base, target, bitmap) + ("" if target is end else ", for an older one without data"))
         memory.tidy(found.guids, found.when)
         self._report(first, second, bitmap, how or ["they have the same content"])
@@ -140,9 +142,7 @@ class _View:
         return vdi
 
     def _moment(self, found: Ancestry, vdi: VDI) -> Moment:
-        moment = found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
-        self._used.add(moment.name.rpartition("@")[2])
-        return moment
+        return found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
 
     def _take(self, *zvols: str) -> None:
         new = {zvol: f"{zvol}@{files.new_uuid()}" for zvol in zvols}
