@@ -864,7 +864,10 @@ class TestMeanwhile:
         during.append(lambda: fill(sr, disk, 900))
         assert changes(sr, first, disk) == of(5)
 
-    def test_the_family_is_renamed_before_it_is_read(self, sr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("purges", [False, True])
+    def test_the_family_is_renamed_before_it_is_read(
+        self, sr: str, monkeypatch: pytest.MonkeyPatch, purges: bool
+    ) -> None:
         """Then it looks again."""
         disk = tracked(sr)
         first = snapshot(sr, disk)
@@ -879,6 +882,9 @@ class TestMeanwhile:
             return sent(*arguments)
 
         monkeypatch.setattr(datasets, "sent", destroyed_first)
+        if purges:
+            destroy_data(sr, first)
+            assert todo == []
         assert changes(sr, first, second) == of(5)
 
     def test_many_at_once(self, sr: str) -> None:
@@ -983,6 +989,22 @@ class TestKilled:
             call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
             assert names(sr) == {disk}
 
+    def test_destroy_of_what_is_left_with_others_snapshot(self, sr: str) -> None:
+        """The zvol stays for that, but not the bookmark."""
+        disk = tracked(sr)
+        taken = snapshot(sr, disk)
+        destroy_data(sr, taken)
+        run("zfs", "snapshot", f"{sr}/{taken}@autosnap_2026")
+        assert kill("Volume.destroy", "after", 1, {"sr": sr, "key": taken})
+        assert f"{disk}#cbt-{taken}" in names(sr)
+        call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
+        assert buried(sr) == {taken}
+        assert f"{disk}#cbt-{taken}" not in names(sr)
+        (theirs,) = [name for name in names(sr) if name.endswith("@autosnap_2026")]
+        run("zfs", "destroy", f"{sr}/{theirs}")
+        call_inside("SR.attach", configuration={"sr_uuid": sr[3:]})
+        assert names(sr) == {disk}
+
     def test_list_changed_blocks(self, sr: str) -> None:
         disk = tracked(sr)
         taken = snapshot(sr, disk)
@@ -1084,12 +1106,12 @@ class TestMemory:
         del read[:]
         destroy_data(sr, fourth)
         assert read == []
-        other = tracked(sr)
-        fill(sr, other, 1, 5)
+        other = tracked(sr, 2 * MIB)
+        fill(sr, other, *range(2 * MIB // BLOCK))
         fifth = snapshot(sr, other)
         fill(sr, other, 9)
         sixth = snapshot(sr, other)
-        # No block became a hole, so nothing is compared.
+        # There is no hole, so nothing is compared.
         assert changes(sr, fifth, sixth) == of(9)
         assert read == [(f"{sr}/{other}@{fifth}", f"{sr}/{other}@{sixth}")]
 
