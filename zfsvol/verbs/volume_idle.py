@@ -105,8 +105,7 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
         _require_destroyable(vdi)
         base = changelist.learn(found, key)
         with found.locked(ALONE):
-            vdi = _renamed(found, found.vdi(key))
-            lineage.prepare_data_destroy(found, vdi, base)
+            lineage.prepare_data_destroy(found, found.vdi(key), base)
             try:
                 left = lineage.remove(found, key, "replace", "changed", bookmark=base.bookmark)
             except StorageError:

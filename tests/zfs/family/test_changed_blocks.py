@@ -48,14 +48,6 @@ METADATA = "zfsvol:cbt-metadata"
 UNKNOWN = "SR_BACKEND_FAILURE_460"
 
 
-@pytest.fixture(scope="module")
-def shared(without_udev: None, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[str]":
-    """One SR for most tests: making one takes longer than they do."""
-    bench = Bench(tmp_path_factory.mktemp("shared"))
-    yield with_nodes(bench.sr())
-    bench.close()
-
-
 @pytest.fixture
 def sr(shared: str) -> "Iterator[str]":
     """The shared SR. After a test it must be well, and empty once its VDIs are destroyed, without any bookmark."""
@@ -285,10 +277,10 @@ class TestOneLine:
         assert changes(sr, first, second) == expected
 
     def test_thick_disk_without_room_for_a_snapshot(self, bench: Bench, without_udev: None) -> None:
-        sr = with_nodes(bench.sr(provisioning="thick"))
-        disk = tracked(sr, 600 * MIB)
+        sr = with_nodes(bench.sr(provisioning="thick", device=bench.disk(256 * MIB)))
+        disk = tracked(sr, 100 * MIB)
         first = snapshot(sr, disk)
-        zvol.write(f"{sr}/{disk}", 0, noise(1, 64 * MIB) * 6)
+        zvol.write(f"{sr}/{disk}", 0, noise(1, MIB) * 80)
         before = picture(sr)
         arguments = {"sr": sr, "key": first, "key2": disk, "offset": 0, "length": -1}
         assert "Compare snapshots" in refused(FULL, "Volume.list_changed_blocks", **arguments)
