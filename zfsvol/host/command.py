@@ -23,7 +23,7 @@ from zfsvol.host import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Callable
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -114,6 +114,13 @@ class Child:
             for descriptor in opened:
                 os.close(descriptor)
 
+    def widen(self) -> None:
+        """Lets the pipe of stdout hold more, so that the child and who streams from it take turns less often."""
+        try:
+            fcntl.fcntl(self._process.stdout, _F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+        except OSError:
+            pass  # the host allows no more
+
     def finish(self, limit: float, hopeless: "Callable[[], bool]" = lambda: False) -> str:
         """Waits until the child ends and returns its stdout as text.
 
@@ -121,7 +128,7 @@ class Child:
         CommandFailed (status not 0) and CommandTimeout (`limit` seconds have passed, or `hopeless`, called every
         second, says that the child will never end).
         """
-        return b"".join(self.chunks(limit, hopeless)).decode("utf-8", "replace")
+        return decoded(self.chunks(limit, hopeless))
 
     def chunks(self, limit: float, hopeless: "Callable[[], bool]" = lambda: False) -> "Iterator[bytes]":
         """Yields stdout as it comes, in pieces of up to 64 KiB. Raises as `finish`, after the last piece.
@@ -163,7 +170,6 @@ class Child:
         for descriptor in pipes:
             poll.register(descriptor, select.POLLIN | select.POLLHUP)
             os.set_blocking(descriptor, False)
-            _enlarge(descriptor)
         looked = time.monotonic()
         ready: "list[int]" = []
         while pipes:
@@ -208,12 +214,9 @@ class Child:
                 pipe.close()
 
 
-def _enlarge(pipe: int) -> None:
-    """Lets the pipe hold more, so that writer and reader take turns less often."""
-    try:
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE)
-    except OSError:
-        pass  # the host allows no more
+def decoded(pieces: "Iterable[bytes]") -> str:
+    """A child's output as text, with what is not UTF-8 replaced."""
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 def _service_groups() -> "list[int]":

@@ -27,6 +27,8 @@ _LARGEST = 64 << 20
 
 _HEAD = "zfs-vol allocation 1, {:016x}\n"
 _NUMBERS = 1 << 14  # written or read at once
+_TEMPORARY = ".new"
+_ABANDONED = 86400  # seconds after which a temporary file is nobody's any more
 _FAILURES = (OSError, EOFError, ValueError, zlib.error)
 
 
@@ -92,10 +94,6 @@ class Memory:
                 os.rmdir(directory)
             except OSError:
                 return
-
-
-_TEMPORARY = ".new"
-_ABANDONED = 86400  # seconds after which a temporary file is nobody's any more
 
 
 def _changed(path: str) -> float:

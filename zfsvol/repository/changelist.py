@@ -13,7 +13,7 @@ changed. If ZFS does not know any more when the base was, everything counts as c
 from zfsvol import log, naming
 from zfsvol.errors import ChangesUnknown, NoSpace, StorageError
 from zfsvol.host import files
-from zfsvol.repository import ancestry, blockmap
+from zfsvol.repository import ancestry, blockmap, family
 from zfsvol.repository.allocation import Memory
 from zfsvol.repository.ancestry import Ancestry, Moment
 from zfsvol.repository.blockmap import Bitmap
@@ -25,27 +25,28 @@ from zfsvol.zfs.pool import Missing
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Callable, TypeVar
+
+    _Answer = TypeVar("_Answer")
 
 _TRIES = 5
 
 
-def between(sr: SR, key: str, key2: str) -> "tuple[Bitmap, int]":
-    """The blocks of the VDI `key2` that may differ from those of the VDI `key`, and the size of `key2` in bytes.
+def between(sr: SR, key: str, key2: str) -> Bitmap:
+    """The blocks of the VDI `key2` that may differ from those of the VDI `key`.
 
     Both may be in use. Raises ChangesUnknown, VDIUnavailable, SRUnavailable, NoSpace. For a disk it makes a ZFS
     snapshot, which a crash may leave and SR.attach removes.
     """
-    for _ in range(_TRIES):
+
+    def attempt() -> Bitmap:
         view = _View(sr)
         try:
             return view.between(key, key2)
-        except Missing as error:  # a zvol was renamed or removed meanwhile
-            log.info(f"{sr.dataset}: reads the changes of {key2} again: {error}")
         finally:
             view.close()
-    sr.vdi(key)
-    sr.vdi(key2)
-    raise StorageError(f"The family of the VDI {key2} changes all the time: try again.")
+
+    return _while_renamed(sr, (key, key2), attempt)
 
 
 def learn(sr: SR, key: str) -> Base:
@@ -53,25 +54,44 @@ def learn(sr: SR, key: str) -> Base:
 
     If it cannot be read, later answers are wider. Raises VDIUnavailable, SRUnavailable.
     """
-    for _ in range(_TRIES):
+
+    def attempt() -> Base:
         found = ancestry.read(sr)
-        vdi = found.vdi(key)
-        if vdi is None or vdi.frozen_at is None:
-            sr.vdi(key)
-            continue
+        snapshot = found.snapshot(_vdi(sr, found, key).frozen_at or key)
+        memory = Memory(sr)
         try:
-            snapshot = found.snapshot(vdi.frozen_at)
-            memory = Memory(sr)
             if memory.recall(snapshot.guid) is None:
-                _go_through(_Reader(sr, found, memory).allocated(snapshot))
+                _go_through(_Reader(sr, found, memory, set()).allocated(snapshot))
             memory.tidy(found.guids, found.when)
-        except Missing as error:  # a zvol was renamed meanwhile
-            log.info(f"{sr.dataset}: reads what {key} has allocated again: {error}")
-            continue
+        except Missing:
+            raise
         except StorageError as error:
             log.warning(f"{sr.dataset}: what {key} has allocated cannot be read: {error}")
         return Base(naming.bookmark(key), snapshot.guid, found.family(snapshot))
-    raise StorageError(f"The family of the VDI {key} changes all the time: try again.")
+
+    return _while_renamed(sr, (key,), attempt)
+
+
+def _while_renamed(sr: SR, keys: "tuple[str, ...]", attempt: "Callable[[], _Answer]") -> "_Answer":
+    """The answer of `attempt`, again if it raises Missing, since a zvol was renamed or removed meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return attempt()
+        except Missing as error:
+            log.info(f"{sr.dataset}: reads the family of {keys[-1]} again: {error}")
+    for key in keys:
+        sr.vdi(key)
+    raise StorageError(f"The family of the VDI {keys[-1]} changes all the time: try again.")
+
+
+def _vdi(sr: SR, found: Ancestry, key: str) -> VDI:
+    """A VDI of the family that was read. Raises VDIUnavailable, SRUnavailable, and Missing if it was made just now."""
+    naming.require_uuid(key, "The VDI")
+    vdi = found.vdi(key)
+    if vdi is None:
+        sr.vdi(key)
+        raise Missing(key)
+    return vdi
 
 
 class _View:
@@ -82,26 +102,25 @@ class _View:
         self._taken: "dict[str, str]" = {}  # snapshots by their zvols
         self._used: "set[str]" = set()  # the names of all snapshots that are read, without their zvols'
 
-    def between(self, key: str, key2: str) -> "tuple[Bitmap, int]":
+    def between(self, key: str, key2: str) -> Bitmap:
         with self._sr.locked(CHANGE):
             found = ancestry.read(self._sr)
-            first, second = self._vdi(found, key), self._vdi(found, key2)
+            first, second = _vdi(self._sr, found, key), _vdi(self._sr, found, key2)
             if first.key == second.key:
                 raise ChangesUnknown("Source and target VDI are the same")
             if second.base is not None:
                 raise ChangesUnknown("The data of the target VDI was destroyed")
             disks = [vdi.zvol for vdi in (first, second) if vdi.frozen_at is None and vdi.base is None]
-            if disks:
-                self._take(*disks)
-                found = ancestry.read(self._sr)
+            found = self._with_snapshots(found, disks)
             ways = self._ways(found, first, second)
-            if any(end.zvol in self._taken and not end.has_data for _, end in ways or ()):
-                found = ancestry.read(self._sr)
+            # Those with bookmarks that are newer than all their snapshots.
+            ends = [end for _, end in ways or () if not end.has_data and found.snapshot_after(end) is None]
+            found = self._with_snapshots(found, [end.zvol for end in ends])
         bitmap = Bitmap(second.size)
         if ways is None:
             bitmap.add(0, second.size)
             self._report(first, second, bitmap, ["nobody knows what the first one held"])
-            return bitmap, second.size
+            return bitmap
         memory = Memory(self._sr)
         reader = _Reader(self._sr, found, memory, set(self._taken.values()))
         how = []
@@ -114,7 +133,7 @@ class _View:
             how.append(reader.mark(base, target, bitmap) + ("" if target is end else ", for an older one without data"))
         memory.tidy(found.guids, found.when)
         self._report(first, second, bitmap, how or ["they have the same content"])
-        return bitmap, second.size
+        return bitmap
 
     def _ways(self, found: Ancestry, first: VDI, second: VDI) -> "list[tuple[Moment, Moment]] | None":
         """The increments to read; None if there is nothing to read and everything may have changed."""
@@ -128,34 +147,26 @@ class _View:
         ways = None if older is None else ancestry.ways(found, older, newest)
         if ways is None:
             raise ChangesUnknown("Source and target VDI are unrelated")
-        for _, end in ways:
-            if not end.has_data and found.snapshot_after(end) is None:
-                self._take(end.zvol)
         return ways
-
-    def _vdi(self, found: Ancestry, key: str) -> VDI:
-        naming.require_uuid(key, "The VDI")
-        vdi = found.vdi(key)
-        if vdi is None:
-            self._sr.vdi(key)  # raises, if it was not made just now
-            raise Missing(key)
-        return vdi
 
     def _moment(self, found: Ancestry, vdi: VDI) -> Moment:
         return found.snapshot(vdi.frozen_at or self._taken[vdi.zvol])
 
-    def _take(self, *zvols: str) -> None:
+    def _with_snapshots(self, found: Ancestry, zvols: "list[str]") -> Ancestry:
+        """The family with a new ZFS snapshot of each of the zvols. Raises NoSpace."""
+        if not zvols:
+            return found
         new = {zvol: f"{zvol}@{files.new_uuid()}" for zvol in zvols}
-        if new:
-            self._taken.update(new)
-            self._used.update(name.rpartition("@")[2] for name in new.values())
-            try:
-                changes.create_snapshots(self._sr.zfs, *new.values())
-            except NoSpace as error:
-                raise NoSpace(
-                    "There is no room for the snapshot by which a disk is compared; that of a thick disk needs as "
-                    f"much space as the disk holds. Compare snapshots of it instead. {error}"
-                ) from None
+        self._taken.update(new)
+        self._used.update(name.rpartition("@")[2] for name in new.values())
+        try:
+            changes.create_snapshots(self._sr.zfs, *new.values())
+        except NoSpace as error:
+            raise NoSpace(
+                "There is no room for the snapshot by which a disk is compared; that of a thick disk needs as much "
+                f"space as the disk holds. Compare snapshots of it instead. {error}"
+            ) from None
+        return ancestry.read(self._sr)
 
     def _report(self, first: VDI, second: VDI, bitmap: Bitmap, how: "list[str]") -> None:
         log.info(
@@ -168,10 +179,13 @@ class _View:
 
         Raises nothing: what stays is removed by SR.attach.
         """
+        if not self._used:
+            return
         try:
             # The zvols may have other names by now.
             rows = datasets.listing(self._sr.zfs, self._sr.dataset, types="snapshot", columns=("name", "clones"))
-            doomed = [name for name, clones in rows if name.rpartition("@")[2] in self._used and clones in ("", "-")]
+            read = [(name, clones) for name, clones in rows if name.rpartition("@")[2] in self._used]
+            doomed = [name for name, clones in read if not family.is_needed({"clones": clones})]
             if doomed:
                 programs.prune(self._sr.zfs, self._sr.dataset, doomed)
         except StorageError as error:
@@ -181,9 +195,7 @@ class _View:
 class _Reader:
     """Reads streams. `passing`: ZFS snapshots that exist only for a moment and are not worth remembering."""
 
-    def __init__(
-        self, sr: SR, found: Ancestry, memory: Memory, passing: "set[str] | frozenset[str]" = frozenset()
-    ) -> None:
+    def __init__(self, sr: SR, found: Ancestry, memory: Memory, passing: "set[str]") -> None:
         self._sr = sr
         self._found = found
         self._memory = memory
@@ -191,10 +203,11 @@ class _Reader:
 
     def mark(self, base: Moment, target: Moment, bitmap: Bitmap) -> str:
         """Sets the bits of what changed from `base` to `target`, which was made from it. Returns in words how."""
-        known = self._recalled(base)
+        way = f"increment {base.name} to {target.name}"
+        known = self._memory.recall(base.guid)
         if known is not None:
             _go_through(self._after(known, self._stream(base, target), target, bitmap))
-            return f"increment {base.name} to {target.name}, holes compared"
+            return way + ", holes compared"
         increment = blockmap.Twice(lambda: self._stream(base, target))
         has_holes = False
         for is_written, start, end in increment.first():
@@ -202,19 +215,16 @@ class _Reader:
                 bitmap.add(start, end)
             has_holes = has_holes or (not is_written and start < bitmap.size)
         if not has_holes:
-            return f"increment {base.name} to {target.name}"
+            return way
         if not base.has_data:
-            return f"increment {base.name} to {target.name}, all holes in it counted"
+            return way + ", all holes in it counted"
         _go_through(self._after(self.allocated(base), increment.again(), target, bitmap))
-        return f"increment {base.name} to {target.name}, holes compared"
+        return way + ", holes compared"
 
     def allocated(self, moment: Moment) -> "Iterator[tuple[int, int]]":
-        """What a ZFS snapshot has allocated, by the shortest way."""
-        known = self._recalled(moment)
-        if known is not None:
-            return known
+        """What a ZFS snapshot that nobody remembers has allocated, by the shortest way."""
         for older in self._found.older(moment):
-            known = self._recalled(older)
+            known = self._memory.recall(older.guid)
             if known is not None:
                 return self._after(known, self._stream(older, moment), moment, Bitmap(0))
         written = ((start, end) for is_written, start, end in self._stream(None, moment) if is_written)
@@ -229,9 +239,6 @@ class _Reader:
     ) -> "Iterator[tuple[int, int]]":
         """What `target` has allocated, by what its base has, `known`. Sets the bits of what changed as it goes."""
         return self._remembered(target, blockmap.joined(blockmap.changed(known, increment, bitmap.add)))
-
-    def _recalled(self, moment: Moment) -> "Iterator[tuple[int, int]] | None":
-        return self._memory.recall(moment.guid)
 
     def _remembered(self, moment: Moment, ranges: "Iterator[tuple[int, int]]") -> "Iterator[tuple[int, int]]":
         return ranges if moment.name in self._passing else self._memory.keeping(moment.guid, ranges)

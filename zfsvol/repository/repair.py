@@ -51,18 +51,19 @@ def _inspect_bookmarks(found: Family) -> "list[Finding]":
         if naming.VDI_METADATA in values and not vdi.is_removed(values)
     }
     own = {name.rpartition("#")[2]: name for name in found.bookmarks if naming.is_bookmark(name.rpartition("#")[2])}
-    findings = []
-    for short, name in sorted(own.items()):
-        if short not in named:
-            dataset = found.dataset(name)
-            text = f"{name} was made for a snapshot that is not there"
-            findings.append(Finding(text, lambda sr, dataset=dataset: changes.destroy(sr.zfs, dataset)))  # type: ignore[misc]
+    findings = [_unneeded_bookmark(found, name) for short, name in sorted(own.items()) if short not in named]
     findings += [
         Finding(f"{name} has lost its bookmark: changes since it are not known any more", is_wrong=False)
         for short, name in sorted(named.items())
         if short not in own and naming.reverted(name) is None
     ]
     return findings
+
+
+def _unneeded_bookmark(found: Family, name: str) -> Finding:
+    dataset = found.dataset(name)
+    text = f"{name} was made for a snapshot that is not there"
+    return Finding(text, lambda sr: changes.destroy(sr.zfs, dataset))
 
 
 def _inspect_zvol(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":

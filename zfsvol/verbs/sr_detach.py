@@ -9,7 +9,6 @@ from zfsvol.errors import SRInUse, SRNotEmpty
 from zfsvol.host import lock
 from zfsvol.repository import attachment, family, release, repair
 from zfsvol.repository import sr as srs
-from zfsvol.repository.allocation import Memory
 from zfsvol.repository.sr import ALONE, SR
 from zfsvol.zfs import changes, datasets, kernel, pools
 from zfsvol.zfs.pool import Busy, Missing
@@ -69,6 +68,8 @@ def destroy(dbg: str, sr: str) -> None:
     both before it removes anything. Raises SRUnavailable if there is no such SR, as when it is called again. A crash
     may leave a part of the SR; calling the verb again removes that.
     """
+    from zfsvol.repository.allocation import Memory  # of no use to `detach`
+
     found = srs.find(sr)
     with lock.pool(found.guid):
         release.for_each(found, attachment.drop_dead)

@@ -10,6 +10,7 @@ from zfsvol.errors import VDIUnavailable
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.sr import CHANGE, READ, SR
+from zfsvol.repository.vdi import VDI
 from zfsvol.zfs import programs
 
 
@@ -46,19 +47,27 @@ def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
 
 def _set(sr: str, key: str, values: "dict[str, str]") -> None:
     with srs.opened(sr, CHANGE) as found:
-        vdi = found.vdi(key)
-        # A change waits until the pool has written a transaction group, which takes seconds on busy disks.
-        if any(vdi.values.get(name) != value for name, value in values.items()):
-            _require_changed(found, key, programs.set_on_vdis(found.zfs, [vdi.zvol], values))
+        assign(found, found.vdi(key), values)
+
+
+def assign(sr: SR, vdi: VDI, values: "dict[str, str]") -> None:
+    """Sets these properties of the VDI, unless they are so already. Raises VDIUnavailable."""
+    # A change waits until the pool has written a transaction group, which takes seconds on busy disks.
+    if any(vdi.values.get(name) != value for name, value in values.items()):
+        _require_changed(sr, vdi.key, programs.set_on_vdis(sr.zfs, [vdi.zvol], values))
 
 
 def unset(dbg: str, sr: str, key: str, k: str) -> None:
     """Removes the client's key `k`, if it is set. Raises VDIUnavailable, SRUnavailable."""
     name = properties.key_property(k)
     with srs.opened(sr, CHANGE) as found:
-        vdi = found.vdi(key)
-        if name in vdi.values:
-            _require_changed(found, key, programs.unset_on_vdi(found.zfs, vdi.zvol, name))
+        clear(found, found.vdi(key), name)
+
+
+def clear(sr: SR, vdi: VDI, name: str) -> None:
+    """Unsets this property of the VDI, if it is set. Raises VDIUnavailable."""
+    if name in vdi.values:
+        _require_changed(sr, vdi.key, programs.unset_on_vdi(sr.zfs, vdi.zvol, name))
 
 
 def _require_changed(sr: SR, key: str, changed: int) -> None:

@@ -5,15 +5,12 @@ Nothing is logged while VMs write: ZFS stores with each block when it was writte
 that it may ask. Arguments and results are those of the SMAPIv3 interface; sizes are bytes.
 """
 
-import base64
-
 from zfsvol import naming
-from zfsvol.errors import InvalidArgument, VDIUnavailable
-from zfsvol.repository import blockmap, changelist
+from zfsvol.errors import InvalidArgument
 from zfsvol.repository import sr as srs
-from zfsvol.repository.sr import CHANGE
+from zfsvol.repository.sr import CHANGE, SR
 from zfsvol.repository.vdi import VDI
-from zfsvol.zfs import programs
+from zfsvol.verbs import volume
 
 # Those that the client lets track their changes; it takes a VDI without a type for a user's.
 _TYPES = ("user", "system", "")
@@ -24,30 +21,18 @@ def enable_cbt(dbg: str, sr: str, key: str) -> None:
 
     Raises InvalidArgument (a snapshot, a disk that is reset at boot, a VDI of another type), VDIUnavailable.
     """
-    _set(sr, key, wanted=True)
+    with srs.opened(sr, CHANGE) as found:
+        volume.assign(found, _trackable(found, key), {naming.VDI_CBT: "on"})
 
 
 def disable_cbt(dbg: str, sr: str, key: str) -> None:
     """Takes the mark away; snapshots keep theirs. Idempotent. Raises as `enable_cbt`."""
-    _set(sr, key, wanted=False)
-
-
-def _set(sr: str, key: str, *, wanted: bool) -> None:
     with srs.opened(sr, CHANGE) as found:
-        vdi = found.vdi(key)
-        _require_trackable(vdi)
-        if vdi.is_tracked == wanted:
-            return
-        if wanted:
-            changed = programs.set_on_vdis(found.zfs, [vdi.zvol], {naming.VDI_CBT: "on"})
-        else:
-            changed = programs.unset_on_vdi(found.zfs, vdi.zvol, naming.VDI_CBT)
-        if not changed:
-            found.vdi(key)
-            raise VDIUnavailable(f"The VDI {key} of the SR {found.uuid} was renamed just now: try again.")
+        volume.clear(found, _trackable(found, key), naming.VDI_CBT)
 
 
-def _require_trackable(vdi: VDI) -> None:
+def _trackable(sr: SR, key: str) -> VDI:
+    vdi = sr.vdi(key)
     keys = vdi.keys
     if vdi.is_snapshot:
         raise InvalidArgument(f"The VDI {vdi.key} is a snapshot: enable or disable tracking on its disk.")
@@ -57,6 +42,7 @@ def _require_trackable(vdi: VDI) -> None:
         )
     if naming.TEMPORARY in keys:
         raise InvalidArgument(f"The VDI {vdi.key} is reset at each boot of its VM, and cannot be tracked.")
+    return vdi
 
 
 def list_changed_blocks(dbg: str, sr: str, key: str, key2: str, offset: int, length: int) -> "dict[str, object]":
@@ -66,10 +52,15 @@ def list_changed_blocks(dbg: str, sr: str, key: str, key2: str, offset: int, len
     block at `offset`; `length` -1 means to the end. Both VDIs may be in use. `repository.changelist` says how exact it
     is. Raises ChangesUnknown, InvalidArgument (outside of the VDI), VDIUnavailable, SRUnavailable.
     """
+    import base64  # of no use to the other verbs here
+
+    from zfsvol.repository import blockmap, changelist  # likewise
+
     if offset < 0 or length < -1:
         raise InvalidArgument(f"offset {offset} and length {length} are no part of a disk.")
-    bitmap, size = changelist.between(srs.find(sr), key, key2)
-    if offset > size:
-        raise InvalidArgument(f"offset {offset} is behind the end of the VDI {key2}, which has {size} bytes.")
-    part = bitmap.part(offset, size - offset if length == -1 else min(length, size - offset))
+    bitmap = changelist.between(srs.find(sr), key, key2)
+    behind = bitmap.size - offset
+    if behind < 0:
+        raise InvalidArgument(f"offset {offset} is behind the end of the VDI {key2}, which has {bitmap.size} bytes.")
+    part = bitmap.part(offset, behind if length == -1 else min(length, behind))
     return {"granularity": blockmap.GRANULARITY, "bitmap": base64.b64encode(part).decode("ascii")}

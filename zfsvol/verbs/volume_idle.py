@@ -11,7 +11,7 @@ from zfsvol.repository import idle, lineage
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
-from zfsvol.repository.record import Locked
+from zfsvol.repository.record import Locked, Record
 from zfsvol.repository.sr import ALONE, CHANGE, SR
 from zfsvol.repository.vdi import VDI
 from zfsvol.zfs import changes, datasets
@@ -66,15 +66,21 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
             _require_revertible(source, target)
             temporary.require_same(target)
             lineage.prepare_revert(found, source, target)
-            try:
-                kept = lineage.remove(found, key, "replace", "reverted")
-            except StorageError:
-                lineage.discard(found, naming.revert_name(key))
-                raise
-            idle.withdraw_node(record)
+            left = _replaced(record, "reverted")
             temporary.forget()
             # From here on the VDI has its new content, whatever happens.
-            _tidy(found, key, lambda: lineage.take_place(found, key, kept))
+            _tidy(found, key, lambda: lineage.take_place(found, key, left))
+
+
+def _replaced(record: Record, done: str, *, bookmark: "str | None" = None) -> Left:
+    """Removes the VDI, whose replacement is made already, and its node; without success, discards the replacement."""
+    try:
+        left = lineage.remove(record.sr, record.key, "replace", done, bookmark=bookmark)
+    except StorageError:
+        lineage.discard(record.sr, naming.revert_name(record.key))
+        raise
+    idle.withdraw_node(record)
+    return left
 
 
 def _require_revertible(source: VDI, target: VDI) -> None:
@@ -106,12 +112,7 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
         base = changelist.learn(found, key)
         with found.locked(ALONE):
             lineage.prepare_data_destroy(found, found.vdi(key), base)
-            try:
-                left = lineage.remove(found, key, "replace", "changed", bookmark=base.bookmark)
-            except StorageError:
-                lineage.discard(found, naming.revert_name(key))
-                raise
-            idle.withdraw_node(record)
+            left = _replaced(record, "changed", bookmark=base.bookmark)
             _tidy(found, key, lambda: lineage.take_place(found, key, left))
 
 
@@ -147,14 +148,14 @@ def destroy(dbg: str, sr: str, key: str) -> None:
         with _Temporary(found, key, "destroyed") as temporary, found.locked(ALONE):
             temporary.require_same()
             try:
-                kept = _removed(found, key)
+                left = _removed(found, key)
             except VDIUnavailable:
                 record.forget()
                 return
             idle.withdraw_node(record)
             record.forget()
             temporary.forget()
-            _tidy(found, key, lambda: lineage.bury(found, kept))
+            _tidy(found, key, lambda: lineage.bury(found, left))
             if found.may_keep:
                 _tidy(found, key, lambda: lineage.prune_graves(found))
 

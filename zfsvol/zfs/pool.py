@@ -97,11 +97,13 @@ class Pool:
 
     def stream(self, argv: "list[str]") -> "Iterator[bytes]":
         """The output of one command that changes nothing, piece by piece, as it comes. Raises as `read`."""
-        return self._pieces(self.start(argv), STREAM_LIMIT)
+        child = self.start(argv)
+        child.widen()
+        return self._pieces(child, STREAM_LIMIT)
 
     def finish(self, child: command.Child, limit: float) -> str:
         """The output of a started command. Gives the command up if the pool is suspended. Raises as `read`."""
-        return b"".join(self._pieces(child, limit)).decode("utf-8", "replace")
+        return command.decoded(self._pieces(child, limit))
 
     def _pieces(self, child: command.Child, limit: float) -> "Iterator[bytes]":
         try:
