@@ -25,7 +25,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from tests import zvol
 from tests.client import call_inside, refused
 from tests.killed import kill_group
-from tests.model import BLOCK, GRANULE, Refused, bits, noise, observed
+from tests.model import BLOCK, GRANULE, Refused, bits, noise
 from tests.zfs.conftest import Bench, run
 from tests.zfs.test_model import ANY, MOST, Volumes, busy_at_once, check, run_machine
 from zfsvol import log
@@ -163,12 +163,6 @@ class Changes(Volumes):
             assert not self.model.vdis[key].has_data
         else:
             assert found <= may
-
-    def look(self) -> "Dict[str, Any]":
-        """The driver's state in the form of Model.summary."""
-        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
-        contents = zvol.checksums({self.zvol(key): record["virtual_size"] for key, record in records.items()})
-        return {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
 
     @invariant()
     def they_are_the_same(self) -> None:

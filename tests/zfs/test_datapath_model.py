@@ -329,7 +329,7 @@ class Datapaths(Volumes):
         for key, content in zvol.checksums({self.zvol(key): self.size(key) for key in there}).items():
             assert content == checksum(self.model.vdis[key[-36:]].content)
         if self.steps % LOOK_EVERY == 0:
-            self.look()
+            self.compare()
 
     def device(self, key: str) -> str:
         return f"/dev/zfs-vol/{self.sr[3:]}/{key}"
@@ -337,7 +337,7 @@ class Datapaths(Volumes):
     def size(self, key: str) -> int:
         return len(self.model.vdis[key].content)
 
-    def look(self) -> None:
+    def compare(self) -> None:
         """The state of all VDIs and their contents, even of those without a node."""
         contents = attached.checksums({self.zvol(key): self.size(key) for key in self.model.vdis})
         records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
@@ -353,7 +353,7 @@ class Datapaths(Volumes):
             self.there_is_what_somebody_needs()
             assert attached.left(self.sr) == []
             if self.steps > FEW:
-                self.look()
+                self.compare()
         finally:
             # If something failed, the next example must not find its remains.
             blktap.sweep()

@@ -76,6 +76,14 @@ class Volumes(RuleBasedStateMachine):
         """The VDI's name in a printed script."""
         return self.names.setdefault(key, f"v{len(self.names) + 1}")
 
+    def look(self, *, into: bool = True) -> "Dict[str, Any]":
+        """The driver's state in the form of Model.summary; with the VDIs' contents only if `into`."""
+        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
+        if not into:
+            return {key: observed(record, None) for key, record in records.items()}
+        contents = zvol.checksums({self.zvol(key): record["virtual_size"] for key, record in records.items()})
+        return {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
+
     def verb(self, verb: str, **arguments: Any) -> None:
         """Runs a verb on the driver and the model; both must refuse the same, with the same code."""
         shown = ", ".join(
@@ -232,14 +240,6 @@ class Families(Volumes):
         self.model.adopt_keys(found)
         self.made += new
         assert call_inside("SR.attach", configuration={"sr_uuid": self.sr[-36:]}) == self.sr
-
-    def look(self, *, into: bool = True) -> "Dict[str, Any]":
-        """The driver's state in the form of Model.summary; with the VDIs' contents only if `into`."""
-        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
-        if not into:
-            return {key: observed(record, None) for key, record in records.items()}
-        contents = zvol.checksums({self.zvol(key): record["virtual_size"] for key, record in records.items()})
-        return {key: observed(record, contents[self.zvol(key)]) for key, record in records.items()}
 
     @invariant()
     def they_are_the_same(self) -> None:
