@@ -48,6 +48,13 @@ class SR(Root):
         shared = mode != ALONE
         return Held(self, lock.Lock(f"srs/{self.dataset}/sr", lock.SR_LIMIT, shared=shared, queued=mode != READ))
 
+    def unused(self) -> "Held":
+        """Its lock, alone, if no verb has it, for a `with`: for work that no verb should have to wait for.
+
+        Raises LockTimeout at once if one has.
+        """
+        return Held(self, lock.Lock(f"srs/{self.dataset}/sr", 0, queued=False))
+
     def vdi_locked(self, key: str, limit: float = lock.VDI_LIMIT) -> "Held":
         """The lock of a VDI, for a `with`, to change its users or to keep it unused. Taken before the SR's lock."""
         return Held(self, lock.Lock(f"srs/{self.dataset}/vdi-{key}", limit))

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Follows the SRs of this host as they are attached and detached, each in a thread of its own.
+
+The supervisor's own thread never waits for a pool: it reads memory and /proc. So it notices a stop within a second,
+whatever hangs.
+"""
+
+import threading
+
+from zfsvol import log
+from zfsvol.repository import sr as srs
+from zfsvol.service import events
+from zfsvol.service.follower import Follower
+
+# Seconds.
+_TICK = 1
+
+
+class Supervisor:
+    """All followers of this host."""
+
+    def __init__(self) -> None:
+        self._followers: "dict[tuple[str, str], Follower]" = {}
+        self._events = events.Listener(self._happened)
+
+    def run(self, stop: threading.Event) -> None:
+        """Follows until `stop` is set."""
+        self._events.start(stop)
+        while not stop.is_set():
+            self._follow()
+            stop.wait(_TICK)
+        for follower in self._followers.values():
+            follower.leave()
+
+    def _follow(self) -> None:
+        """Starts to follow SRs that were attached since the last call, and leaves those that were detached."""
+        attached = {(sr.dataset, sr.attached_from or ""): sr for sr in srs.attached()}
+        for key in set(self._followers) - set(attached):
+            log.info(f"{key[0]} is not followed any more")
+            self._followers.pop(key).leave()
+        for key in set(attached) - set(self._followers):
+            log.info(f"{key[0]} is followed")
+            self._followers[key] = Follower(attached[key], key[1])
+            self._followers[key].start()
+        for follower in self._followers.values():
+            follower.tick()
+
+    def _happened(self, event: events.Event) -> None:
+        """Called in the listener's thread."""
+        for follower in list(self._followers.values()):
+            if follower.sr.pool == event.pool:
+                follower.happened(event)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Does what verbs leave for later: what a killed one left half done, removed disks that nothing needs any more, users
+of disks that are gone, device nodes that could not be hidden.
+
+SR.attach does the same, by the same code. The datasets are only read after somebody has changed some: while nothing
+changes, nothing can be left.
+"""
+
+import time
+
+from zfsvol import log
+from zfsvol.errors import LockTimeout, StorageError
+from zfsvol.repository import attachment, family, release, repair
+from zfsvol.repository.sr import READ, SR
+
+# Seconds.
+_QUIET = 10  # without changes before a look: verbs that are at work have nothing left yet
+_LATEST = 300  # a look comes after this time even if changes do not end
+_RETRY = 60  # while a verb has the lock
+_USERS_INTERVAL = 600
+_SHARE = 20  # a look that took a second is followed by at least 20 without one
+
+
+class Upkeep:
+    """Looks after what is left in one SR."""
+
+    def __init__(self, sr: SR) -> None:
+        self._sr = sr
+        self._first: "float | None" = time.monotonic()  # change since the last look
+        self._last = 0.0
+        self._not_before = 0.0
+        self._users_due = 0.0
+
+    def note_change(self) -> None:
+        """Some dataset of the pool has changed. Called in another thread."""
+        self._last = time.monotonic()
+        if self._first is None:
+            self._first = self._last
+
+    def run(self) -> None:
+        """Looks, and mends, if it is time for that.
+
+        It never makes a verb wait for its turn: if one has the SR's lock, it tries again later. Raises SRUnavailable
+        and others; then it tries again, too.
+        """
+        now = time.monotonic()
+        if now >= self._users_due:
+            self._users_due = now + _USERS_INTERVAL
+            release.for_each(self._sr, attachment.drop_dead)
+        first = self._first
+        if first is None or now < self._not_before or (now - self._last < _QUIET and now - first < _LATEST):
+            return
+        self._first = None
+        try:
+            self._look()
+            self._not_before = now + _SHARE * (time.monotonic() - now)
+        except StorageError as error:
+            self._first = first
+            self._not_before = now + _RETRY
+            if not isinstance(error, LockTimeout):
+                raise
+
+    def _look(self) -> None:
+        sr = self._sr
+        with sr.locked(READ):
+            todo = [finding for finding in repair.inspect(family.read(sr)) if finding.mend]
+        with sr.unused():
+            if todo:
+                log.info(f"{sr.dataset}: {len(todo)} things are half done")
+                repair.repair(sr)
+            release.hide_unused(sr)
