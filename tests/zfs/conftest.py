@@ -216,12 +216,12 @@ class Udev:
         """Has it keep events for later."""
         cls.settle()
         cls._stopped = True
-        cls._udevadm("control", "--stop-exec-queue")
+        cls._control("--stop-exec-queue", lambda: not cls._handles_events(0.3))
 
     @classmethod
     def start(cls) -> None:
         """Has it handle events again, those first that it has kept: there may be hundreds."""
-        cls._udevadm("control", "--start-exec-queue")
+        cls._control("--start-exec-queue", lambda: cls._handles_events(2))
         cls._stopped = False
 
     @classmethod
@@ -239,6 +239,28 @@ class Udev:
         """Returns when it has handled all events so far; at once while it is stopped."""
         if not cls._stopped:
             cls._udevadm("settle")
+
+    @classmethod
+    def _control(cls, option: str, is_done: "Callable[[], bool]") -> None:
+        # Until it shows, since udevd loses, without an error, a message that comes between its accept of the connection
+        # and its request for the sender's credentials. On a busy machine one of a hundred starts was lost.
+        def told() -> bool:
+            cls._udevadm("control", option)
+            return is_done()
+
+        wait_until(told, f"udevadm control {option}")
+
+    @classmethod
+    def _handles_events(cls, limit: float) -> bool:
+        """Whether it handles a new event, and all that it has, within `limit` seconds."""
+        Path("/sys/class/mem/null/uevent").write_text("change")
+        end = time.monotonic() + limit
+        time.sleep(limit / 10)  # until udevd knows of the event
+        while os.path.exists("/run/udev/queue"):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
 
     @staticmethod
     def _udevadm(*arguments: str) -> None:
