@@ -13,6 +13,10 @@ from zfsvol.errors import LockTimeout, StorageError
 from zfsvol.repository import attachment, family, release, repair
 from zfsvol.repository.sr import READ, SR
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
 # Seconds.
 _QUIET = 10  # without changes before a look: verbs that are at work have nothing left yet
 _LATEST = 300  # a look comes after this time even if changes do not end
@@ -22,18 +26,19 @@ _SHARE = 20  # a look that took a second is followed by at least 20 without one
 
 
 class Upkeep:
-    """Looks after what is left in one SR."""
+    """Looks after what is left in one SR. `clock`: seconds, from any beginning."""
 
-    def __init__(self, sr: SR) -> None:
+    def __init__(self, sr: SR, clock: "Callable[[], float]" = time.monotonic) -> None:
         self._sr = sr
-        self._first: "float | None" = time.monotonic()  # change since the last look
+        self._clock = clock
+        self._first: "float | None" = clock()  # change since the last look
         self._last = 0.0
         self._not_before = 0.0
         self._users_due = 0.0
 
     def note_change(self) -> None:
         """Some dataset of the pool has changed. Called in another thread."""
-        self._last = time.monotonic()
+        self._last = self._clock()
         if self._first is None:
             self._first = self._last
 
@@ -43,7 +48,7 @@ class Upkeep:
         It never makes a verb wait for its turn: if one has the SR's lock, it tries again later. Raises SRUnavailable
         and others; then it tries again, too.
         """
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._users_due:
             self._users_due = now + _USERS_INTERVAL
             release.for_each(self._sr, attachment.drop_dead)
@@ -53,7 +58,7 @@ class Upkeep:
         self._first = None
         try:
             self._look()
-            self._not_before = now + _SHARE * (time.monotonic() - now)
+            self._not_before = now + _SHARE * (self._clock() - now)
         except StorageError as error:
             self._first = first
             self._not_before = now + _RETRY
