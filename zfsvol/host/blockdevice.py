@@ -9,6 +9,7 @@ from zfsvol.host import files, process
 _SYS = "/sys/class/block"
 _NUMBERS = "/sys/dev/block"
 _BY_ID = "/dev/disk/by-id"
+_UDEV = "/run/udev/data"
 BACKENDS = "/sys/bus/xen-backend/devices"  # blkback's are vbd-<domid>-<device>
 
 # Names with model and serial number, which people recognise, come before mere numbers. Names that volume managers
@@ -131,6 +132,33 @@ def stable_names() -> "dict[str, str]":
 def stable_name(path: str) -> str:
     """The device's path below /dev/disk/by-id; `path` itself if the device has none or `path` is below /dev/disk."""
     return path if path.startswith("/dev/disk/") else stable_names().get(kernel_name(path), path)
+
+
+def whole(name: str) -> str:
+    """The kernel name of the disk that the device is a partition of; else its own."""
+    if not os.path.exists(os.path.join(_SYS, name, "partition")):
+        return name
+    return os.path.basename(os.path.dirname(files.real_path(os.path.join(_SYS, name))))
+
+
+def size(path: str) -> "int | None":
+    """The size of the device in bytes; None if it is not there."""
+    sectors = _read(kernel_name(path), "size")
+    return int(sectors) * 512 if sectors else None
+
+
+def model_and_serial(path: str) -> "tuple[str, str]":
+    """What stands on the label of the disk, by udev; of a multipath device, that of the first of its disks."""
+    for name in sorted(map(whole, below(kernel_name(path))), reverse=True):
+        try:
+            lines = files.text(os.path.join(_UDEV, "b" + _read(name, "dev"))).splitlines()
+        except OSError:
+            continue
+        found = dict(line[2:].split("=", 1) for line in lines if line.startswith("E:") and "=" in line)
+        serial = found.get("ID_SERIAL_SHORT") or found.get("ID_SERIAL", "")
+        if serial:
+            return found.get("ID_MODEL", ""), serial
+    return "", ""
 
 
 def users(path: str) -> "list[str]":

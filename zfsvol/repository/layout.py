@@ -21,17 +21,25 @@ _TOLERATED = 1.10
 
 
 class Layout:
-    """`words` for zpool, the `devices` among them, and `data`: the data vdevs as (kind, number of disks)."""
+    """`words` for zpool, the `devices` among them, and the vdevs.
 
-    def __init__(self, words: "list[str]", devices: "list[str]", data: "list[tuple[str, int]]") -> None:
+    `groups`: (class, kind, number of disks); the class of data vdevs, and the kind of single disks, is "".
+    """
+
+    def __init__(self, words: "list[str]", devices: "list[str]", groups: "list[tuple[str, str, int]]") -> None:
         self.words = words
         self.devices = devices
-        self.data = data
+        self.groups = groups
+
+    @property
+    def data(self) -> "list[tuple[str, int]]":
+        """The data vdevs as (kind, number of disks)."""
+        return [(kind, disks) for role, kind, disks in self.groups if not role]
 
     def renamed(self, names: "dict[str, str]") -> "Layout":
         """The same layout with other names for devices."""
         words = [names.get(word, word) for word in self.words]
-        return Layout(words, [names[device] for device in self.devices], self.data)
+        return Layout(words, [names[device] for device in self.devices], self.groups)
 
 
 def parse_devices(text: str) -> Layout:
@@ -44,24 +52,29 @@ def parse_vdevs(text: str) -> Layout:
     return _parse(text.split(), "vdev")
 
 
-def _parse(words: "list[str]", key: str) -> Layout:
+def parse_addition(text: str) -> Layout:
+    """The words of a `zpool add` command line: as `parse_vdevs`, but devices for data are not needed."""
+    return _parse(text.split(), "vdev", needs_data=False)
+
+
+def _parse(words: "list[str]", key: str, *, needs_data: bool = True) -> Layout:
     devices: "list[str]" = []
-    data: "list[tuple[str, int]]" = []
+    groups: "list[tuple[str, str, int]]" = []
     group = ""  # the kind of the vdev being read; "" while each disk is a vdev of its own
-    is_data = True
+    role = ""
     members = 0
 
     def close() -> None:
         if group and members < _fewest(group):
             raise InvalidArgument(f"{key}: '{group}' needs at least {_fewest(group)} devices, {members} given.")
-        if group and is_data:
-            data.append((group, members))
+        if group:
+            groups.append((role, group, members))
 
     for word in words:
         if key == "vdev" and (_GROUP.match(word) or word in _CLASSES):
             close()
             if word in _CLASSES:
-                is_data, group = False, ""
+                role, group = word, ""
             else:
                 group = "raidz1" if word == "raidz" else word
             members = 0
@@ -70,8 +83,8 @@ def _parse(words: "list[str]", key: str) -> Layout:
                 raise InvalidArgument(f"{key}: {word} is named twice.")
             devices.append(word)
             members += 1
-            if not group and is_data:
-                data.append(("", 1))
+            if not group:
+                groups.append((role, "", 1))
         else:
             raise DeviceInvalid(
                 "{}: '{}' is not the path of a device (such as /dev/sdb){}.".format(
@@ -79,15 +92,23 @@ def _parse(words: "list[str]", key: str) -> Layout:
                 )
             )
     close()
-    if not data:
+    found = Layout(words, devices, groups)
+    if needs_data and not found.data:
         raise InvalidArgument(f"{key}: no device to hold data is named.")
-    return Layout(words, devices, data)
+    if not devices:
+        raise InvalidArgument(f"{key}: no device is named.")
+    return found
 
 
 def _parity(kind: str) -> int:
     """Disks that hold redundancy in a raidz or draid vdev; 0 for other kinds."""
     match = re.match(r"(?:raidz|draid)(\d?)", kind)
     return int(match.group(1) or 1) if match else 0
+
+
+def parity(kind: str, disks: int) -> int:
+    """How many disks of such a vdev may fail."""
+    return disks - 1 if kind == "mirror" else _parity(kind)
 
 
 def _fewest(kind: str) -> int:

@@ -52,12 +52,22 @@ def rename(pool: Pool, dataset: str, name: str) -> None:
 
 def set_properties(pool: Pool, dataset: str, values: "dict[str, str]") -> None:
     """Sets all of them in one transaction."""
-    pool.change(["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset])
+    pool.change(setting(dataset, values))
+
+
+def setting(dataset: str, values: "dict[str, str]") -> "list[str]":
+    """The words of the command that sets properties."""
+    return ["zfs", "set", *(f"{name}={value}" for name, value in values.items()), dataset]
 
 
 def inherit(pool: Pool, dataset: str, name: str) -> None:
     """Makes the dataset inherit the property from its parent."""
-    pool.change(["zfs", "inherit", name, dataset])
+    pool.change(inheriting(dataset, name))
+
+
+def inheriting(dataset: str, name: str) -> "list[str]":
+    """The words of the command that makes a dataset inherit a property."""
+    return ["zfs", "inherit", name, dataset]
 
 
 def inherit_below(pool: Pool, dataset: str, name: str) -> None:

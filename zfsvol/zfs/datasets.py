@@ -31,6 +31,19 @@ def settings(pool: Pool, dataset: str) -> "dict[str, str]":
     return _properties(pool, dataset, [*_GET, "-s", "local,received"])
 
 
+def with_sources(pool: Pool, dataset: str, names: "list[str]") -> "dict[str, tuple[str, str]]":
+    """The values of properties, each with the dataset that it is set on: "" if on none. Unset ones are left out."""
+    output = pool.read(["zfs", "get", "-Hp", "-o", "property,value,source", ",".join(names), dataset])
+    found: "dict[str, tuple[str, str]]" = {}
+    for line in output.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and fields[1:] != ["-", "-"]:
+            name, value, source = fields
+            inherited = source[len("inherited from ") :] if source.startswith("inherited from ") else ""
+            found[name] = value, dataset if source in ("local", "received") else inherited
+    return found
+
+
 def _properties(pool: Pool, dataset: str, argv: "list[str]") -> "dict[str, str]":
     return _parse(pool.read([*argv, "all", dataset])).get(dataset, {})
 

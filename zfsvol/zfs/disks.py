@@ -104,17 +104,22 @@ def _in_use(path: str, users: "list[str]") -> SRInUse:
 
 
 def require_empty(path: str) -> None:
-    """Raises SRInUse unless the device is known to hold nothing, or only the remains of a destroyed pool.
+    """Raises SRInUse unless the device is known to hold nothing, or only the remains of a destroyed pool."""
+    found = content(path)
+    if found:
+        raise SRInUse(
+            f"{path} holds {found}. Use another device, wipe this one ('wipefs -a {path}'), or set "
+            "device-config:force-create=true."
+        )
+
+
+def content(path: str) -> str:
+    """What the device holds, in words; "" only if it is nothing, or the remains of a destroyed pool.
 
     A partition table counts as content: its partitions may hold data that blkid does not recognise.
     """
-    content = _content(path)
-    if not content or _is_destroyed_pool(path, content):
-        return
-    raise SRInUse(
-        f"{path} holds {_described(path, content)}. Use another device, wipe this one ('wipefs -a {path}'), or set "
-        "device-config:force-create=true."
-    )
+    found = _content(path)
+    return "" if not found or _is_destroyed_pool(path, found) else _described(path, found)
 
 
 def _content(path: str) -> "dict[str, str]":

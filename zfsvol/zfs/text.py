@@ -18,6 +18,7 @@ class Device:
         self.state = state
         self.errors = errors  # read, write, checksum
         self.note = note
+        self.slow = 0  # requests that took long; only `zpool status -s` prints them
 
 
 class Pool:
@@ -27,6 +28,7 @@ class Pool:
         self.fields: "dict[str, str]" = {}
         self.scans: "list[str]" = []  # one for the pool, and one for each rebuilt vdev
         self.devices: "list[Device]" = []
+        self.counts_slow = False  # whether the table has a column for slow requests
 
     @property
     def name(self) -> str:
@@ -120,18 +122,24 @@ def read(text: str) -> "list[Pool]":
 def _read_row(pool: Pool, row: str) -> None:
     words = row.split()
     if not words or words[:2] == ["NAME", "STATE"]:
+        pool.counts_slow = words[-1:] == ["SLOW"]
         return
     depth = (len(row) - len(row.lstrip(" "))) // 2
     # The first row is the pool's own. Only its name may contain spaces.
     name = words[0] if pool.devices else pool.name
     rest = row.strip()[len(name) :].split()
-    state = rest[0] if rest else ""
-    counts = [int(word) for word in rest[1:4] if word.isdigit()]
-    if len(counts) == 3:
-        read_errors, write_errors, checksum_errors = counts
-        note = rest[4:]
-    else:
-        read_errors = write_errors = checksum_errors = 0
-        note = rest[1:]
-    errors = (read_errors, write_errors, checksum_errors)
-    pool.devices.append(Device(depth, name, state, errors, " ".join(note)))
+    columns = 4 if pool.counts_slow else 3
+    counts = [int(word) for word in rest[1 : 1 + columns] if word.isdigit()]
+    # Spares and headings have no counts.
+    has_counts = len(counts) == columns
+    read_errors, write_errors, checksum_errors = counts[:3] if has_counts else (0, 0, 0)
+    device = Device(
+        depth,
+        name,
+        rest[0] if rest else "",
+        (read_errors, write_errors, checksum_errors),
+        " ".join(rest[1 + columns :] if has_counts else rest[1:]),
+    )
+    if has_counts and pool.counts_slow:
+        device.slow = counts[3]
+    pool.devices.append(device)
