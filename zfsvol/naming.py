@@ -21,6 +21,9 @@ SR_DESCRIPTION = "zfsvol:sr-description"
 SR_PROVISIONING = "zfsvol:sr-provisioning"
 SR_VOLBLOCKSIZE = "zfsvol:sr-volblocksize"
 SR_DATAPATH = "zfsvol:sr-datapath"
+# When the SR's pool is to be scrubbed and trimmed, see repository.schedule.
+SR_SCRUB = "zfsvol:sr-scrub"
+SR_TRIM = "zfsvol:sr-trim"
 # The guid of the pool that the SR was made in. In a copy of the SR it is not the guid of the copy's pool.
 SR_POOL_GUID = "zfsvol:sr-pool-guid"
 

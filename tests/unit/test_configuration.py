@@ -45,6 +45,8 @@ GOOD = {
     "volblocksize": ["4096", "131072", "4K", "8K", "16K", "32K", "64K", "128K", "16k", "16KB", "16KiB", "4096B"],
     "datapath": ["tapdisk", "blkback"],
     "provisioning": ["thin", "thick"],
+    "scrub": ["monthly 02:30", "weekly 00:00", "daily 23:59", "off"],
+    "trim": ["monthly 02:30", "weekly 01:00", "off"],
     "force-create": SWITCH,
     "force-import": SWITCH,
     "sr_uuid": [UUID],
@@ -69,6 +71,8 @@ BAD = {
     "volblocksize": ["", "512", "1K", "2K", "3K", "256K", "1M", "16 KB", "16384 ", "5000", "KB", "16.0K"],
     "datapath": ["", "vbd3", "Tapdisk"],
     "provisioning": ["", "sparse", "Thin"],
+    "scrub": ["", "on", "yearly", "monthly 24:00", "02:30"],
+    "trim": ["", "true", "weekly 1"],
     "force-create": ["", "yes", "1", "TRUE"],
     "force-import": ["", "yes", "1", "TRUE"],
 }

@@ -11,6 +11,7 @@ import re
 from zfsvol import naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
 from zfsvol.naming import require_dataset_name
+from zfsvol.repository import schedule
 
 # Sizes as ZFS accepts them: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
 _SIZE = re.compile(r"([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z", re.IGNORECASE)
@@ -31,6 +32,9 @@ PLACE = "place"  # where the SR lives: exactly one of these
 POOL = "pool"  # `zpool create -o`: for a pool that SR.create makes
 DATASET = "dataset"  # a ZFS property of the SR's root, which all its zvols inherit
 DRIVER = "driver"  # for the driver itself
+
+# The properties that store the schedules.
+SCHEDULES = {"scrub": naming.SR_SCRUB, "trim": naming.SR_TRIM}
 
 VOLBLOCKSIZES = tuple(str(1 << shift) for shift in range(12, 18))
 
@@ -72,6 +76,8 @@ KEYS = {
         DRIVER, ("tapdisk", "blkback"), "tapdisk", "blkback: VMs' flushes and discards reach ZFS, disks grow online"
     ),
     "provisioning": Key(DRIVER, ("thin", "thick"), "thin", "thick: the pool reserves each disk's whole size"),
+    "scrub": Key(DRIVER, None, "monthly", "When all data is read and checked: monthly, weekly 02:30, daily, off"),
+    "trim": Key(DRIVER, None, None, "When free space is reported to the disks; default: weekly without autotrim"),
     "force-create": Key(DRIVER, ("true", "false"), "false", "Overwrite what is on the devices (zpool create -f)"),
     "force-import": Key(DRIVER, ("true", "false"), "false", "Import though another host used the pool last (-f)"),
     "sr_uuid": Key(DRIVER, None, None, "Set by the driver: the uuid that the SR was created with"),
@@ -87,16 +93,8 @@ def check(given: "dict[str, str]") -> "dict[str, str]":
     Raises InvalidArgument and DeviceMissing. Does not access devices or pools.
     """
     values = dict(given)
-    if "volblocksize" in values:
-        values["volblocksize"] = _in_bytes(values["volblocksize"])
     for name, value in values.items():
-        if name not in KEYS:
-            raise InvalidArgument(f"device-config:{name} is no key of this driver; it knows {', '.join(KEYS)}.")
-        choices = KEYS[name].choices
-        if choices is not None and value not in choices:
-            raise InvalidArgument(f"device-config:{name}={value} is not allowed; choose one of {', '.join(choices)}.")
-        if name in ("quota", "reservation") and not _SIZE.match(value):
-            raise InvalidArgument(f"device-config:{name}={value} is no size; write it as 500G or 2T.")
+        values[name] = checked(name, value)
     places = [name for name in PLACES if name in values]
     if not places or not all(values[name].strip() for name in places):
         raise DeviceMissing
@@ -113,6 +111,28 @@ def check(given: "dict[str, str]") -> "dict[str, str]":
     if "encryption" in values and "encryption-key-file" not in values:
         raise InvalidArgument("device-config:encryption needs encryption-key-file, the path of the file with the key.")
     return values
+
+
+def checked(name: str, value: str, where: str = "device-config:") -> str:
+    """The value of a key in the form that ZFS, or the driver, stores. `where`: what the messages call the key by.
+
+    Raises InvalidArgument.
+    """
+    if name not in KEYS:
+        raise InvalidArgument(f"{where}{name} is no key of this driver; it knows {', '.join(KEYS)}.")
+    if name == "volblocksize":
+        value = _in_bytes(value)
+    choices = KEYS[name].choices
+    if choices is not None and value not in choices:
+        raise InvalidArgument(f"{where}{name}={value} is not allowed; choose one of {', '.join(choices)}.")
+    if name in ("quota", "reservation") and not _SIZE.match(value):
+        raise InvalidArgument(f"{where}{name}={value} is no size; write it as 500G or 2T.")
+    if name in SCHEDULES:
+        try:
+            return str(schedule.parse(value, SCHEDULES[name]))
+        except ValueError:
+            raise InvalidArgument(f"{where}{name}={value} is no schedule. Write {schedule.FORM}.") from None
+    return value
 
 
 def _in_bytes(block: str) -> str:

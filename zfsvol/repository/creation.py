@@ -131,5 +131,6 @@ def _root_properties(values: "dict[str, str]", texts: "dict[str, str]", *, defau
     found.update(_OWN)
     found[naming.SR_PROVISIONING] = values.get("provisioning", "thin")
     found[naming.SR_DATAPATH] = values.get("datapath", "tapdisk")
+    found.update({key: values[name] for name, key in configuration.SCHEDULES.items() if name in values})
     found.update(texts)
     return found
