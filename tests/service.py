@@ -15,6 +15,12 @@ PYTHON = "/usr/bin/python3"
 _LIMIT = 60
 
 
+def environment() -> "dict[str, str]":
+    """Its environment: with the XenAPI module, which dom0 has among its own."""
+    path = [client.environment()["PYTHONPATH"], *filter(None, [os.environ.get("ZFSVOL_XENAPI")])]
+    return {**client.environment(), "PYTHONPATH": ":".join(path)}
+
+
 def argv(*options: str) -> "list[str]":
     """The service's command line."""
     return [PYTHON, "-m", "zfsvol.service", *options]
@@ -34,7 +40,7 @@ class Service:
         self.process = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", shell, str(path), *argv("--foreground")],
             stderr=subprocess.PIPE,
-            env=client.environment(),
+            env=environment(),
         )
         self.wait_for("the service starts")
 

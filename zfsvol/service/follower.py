@@ -7,29 +7,35 @@ A look may hang with the pool, so each SR has a thread of its own, and no other 
 import threading
 import time
 
-from zfsvol import log
+from zfsvol import log, naming, properties
 from zfsvol.errors import StorageError
+from zfsvol.repository.journal import Journal
 from zfsvol.repository.sr import SR
+from zfsvol.service import alarms, sight
 from zfsvol.service.events import Event
+from zfsvol.service.messages import Sender
 from zfsvol.service.sight import Sight
 from zfsvol.service.upkeep import Upkeep
-from zfsvol.zfs import kernel
+from zfsvol.zfs import datasets, kernel
 
 # Seconds.
 _INTERVAL = 60
-_BURST = 2  # between two looks: events come in hundreds
+_PAUSE = 2  # between two looks: events come in hundreds
+_CHANGE_PAUSE = 8  # between a change of the datasets and the look: verbs make many, none of which is urgent
 
 
 class Follower:
     """What the service does for one SR. `sight`: what the last look saw; None before the first has ended."""
 
-    def __init__(self, sr: SR, guid: str) -> None:
+    def __init__(self, sr: SR, guid: str, sender: Sender) -> None:
         self.sr = sr
         self.sight: "Sight | None" = None
-        self._guid = guid
+        self._journal = Journal(sr, guid)
+        self._sender = sender
+        self._title = ""  # read again if it is ""
         self._state = kernel.state(sr.pool)
         self._upkeep = Upkeep(sr)
-        self._wake = threading.Event()
+        self._due = 0.0
         self._left = threading.Event()
 
     def start(self) -> None:
@@ -39,7 +45,6 @@ class Follower:
     def leave(self) -> None:
         """Ends it: at once, or when a look that hangs returns."""
         self._left.set()
-        self._wake.set()
 
     def tick(self) -> None:
         """Called every second, in the supervisor's thread: notices a change of the pool's state. Never waits."""
@@ -47,26 +52,43 @@ class Follower:
         if state != self._state:
             log.info(f"{self.sr.pool} was {self._state} and is {state}")
             self._state = state
-            self._wake.set()
+            self._due = 0
 
     def happened(self, event: Event) -> None:
         """Something happened to the pool."""
         if event.is_history:
             self._upkeep.note_change()
+            self._title = ""  # the change may be that of the name
+            self._due = min(self._due, time.monotonic() + _CHANGE_PAUSE)
         else:
-            self._wake.set()
+            self._due = 0
 
     def _run(self) -> None:
-        due = 0.0
         while not self._left.is_set():
             try:
-                if self._wake.is_set() or time.monotonic() >= due:
-                    self._wake.clear()
-                    due = time.monotonic() + _INTERVAL
-                    self.sight = Sight(self.sr)
+                if time.monotonic() >= self._due:
+                    self._due = time.monotonic() + _INTERVAL  # before the look: what happens during it counts
+                    self._look()
                 self._upkeep.run()
             except StorageError as error:
                 log.warning(f"{self.sr.dataset}: {error}")
             except Exception as error:  # noqa: BLE001 - one failure must not end the service for this SR
                 log.warning(f"{self.sr.dataset}: a fault of the service: {error!r}")
-            self._left.wait(_BURST)
+            self._left.wait(_PAUSE)
+
+    def _look(self) -> None:
+        self.sight = sight.look(self.sr)
+        self._title = self._title or self._read_title()
+        title = self._title or f"SR {self.sr.uuid}"
+        told = alarms.messages(title, self.sight, self.sr.unfinished, self._journal)
+        for message in told:
+            log.warning(f"{message.name}: {message.text}")
+        self._journal.note(told)
+        self._sender.send(self.sr.uuid, self._journal)
+
+    def _read_title(self) -> str:
+        try:
+            name = properties.text(datasets.properties(self.sr.zfs, self.sr.dataset), naming.SR_NAME)
+        except StorageError:
+            return ""
+        return f'SR "{name}" ({self.sr.uuid})'

@@ -11,6 +11,7 @@ from zfsvol import log
 from zfsvol.repository import sr as srs
 from zfsvol.service import events
 from zfsvol.service.follower import Follower
+from zfsvol.service.messages import Sender
 
 # Seconds.
 _TICK = 1
@@ -22,10 +23,12 @@ class Supervisor:
     def __init__(self) -> None:
         self._followers: "dict[tuple[str, str], Follower]" = {}
         self._events = events.Listener(self._happened)
+        self._sender = Sender()
 
     def run(self, stop: threading.Event) -> None:
         """Follows until `stop` is set."""
         self._events.start(stop)
+        self._sender.start(stop)
         while not stop.is_set():
             self._follow()
             stop.wait(_TICK)
@@ -40,7 +43,7 @@ class Supervisor:
             self._followers.pop(key).leave()
         for key in set(attached) - set(self._followers):
             log.info(f"{key[0]} is followed")
-            self._followers[key] = Follower(attached[key], key[1])
+            self._followers[key] = Follower(attached[key], key[1], self._sender)
             self._followers[key].start()
         for follower in self._followers.values():
             follower.tick()

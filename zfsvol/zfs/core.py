@@ -8,8 +8,6 @@ this process never does, so it does not keep the kernel module in use.
 import json
 import os
 
-import libzfs_core
-
 from zfsvol.errors import SRUnavailable, StorageError
 from zfsvol.host import bounded
 from zfsvol.zfs.pool import Pool
@@ -35,6 +33,8 @@ class Numbers:
 
 def numbers(pool: Pool, root: str) -> Numbers:
     """The numbers of the SR with this root dataset. Raises SRUnavailable, StorageError. Changes nothing."""
+    import libzfs_core  # slow, and not wherever the rest of the service is tested
+
     with open(_NUMBERS, "rb") as file:
         program = file.read()
 

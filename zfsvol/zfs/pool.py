@@ -121,18 +121,14 @@ class Pool:
         """The text of `zpool status`, with whole device paths. Raises Missing."""
         return self.read(status_command(self.name))
 
-    def glance(self) -> str:
-        """`status` within seconds, usually also of a suspended pool. Raises CommandFailed, CommandTimeout."""
-        return command.run(status_command(self.name), _SUSPENDED_LIMIT)
-
     def values(self, *columns: str) -> "list[str]":
         """Properties of the pool, in the order asked for. Raises Missing."""
         return self.read(["zpool", "list", "-Hp", "-o", ",".join(columns), self.name]).rstrip("\n").split("\t")
 
     def _illness(self) -> str:
-        """Why the pool is suspended, in a sentence."""
+        """Why the pool is suspended, by `zpool status`, which usually still answers."""
         try:
-            return text.read(self.glance())[0].health()
+            return text.read(command.run(status_command(self.name), _SUSPENDED_LIMIT))[0].health()
         except (StorageError, IndexError) as error:
             return str(error) or "'zpool status' shows nothing"
 

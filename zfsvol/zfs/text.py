@@ -8,6 +8,8 @@ are skipped, so a release that adds some breaks nothing.
 # States of devices that work.
 GOOD = ("ONLINE", "AVAIL", "INUSE")
 
+NO_ERRORS = "No known data errors"  # in the field `errors`
+
 
 class Device:
     """A row of the config table: a pool, a vdev or a disk, `depth` levels below the pool."""
@@ -73,8 +75,8 @@ class Pool:
         for device in self.devices:
             if device.depth > 0 and (device.state not in (*GOOD, "") or any(device.errors)):
                 parts.append(_complaint(device))
-        errors = self.fields.get("errors", "No known data errors")
-        if errors != "No known data errors":
+        errors = self.fields.get("errors", NO_ERRORS)
+        if errors != NO_ERRORS:
             parts.append(errors.replace(", use '-v' for a list", " ('zpool status -v' lists them)"))
         return "; ".join(parts)
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the resident service tells xapi of real pools: each fault once, soon, and its end."""
+
+import os
+from pathlib import Path
+import re
+import subprocess
+import time
+from typing import Iterator, List, Tuple
+
+import pytest
+
+from tests.client import call
+from tests.service import Service
+from tests.xapi import Message, Xapi
+from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, wait_until
+from zfsvol.repository import journal
+
+pytestmark = pytest.mark.skipif("ZFSVOL_XENAPI" not in os.environ, reason="needs dom0's XenAPI module")
+
+FEW = 20  # seconds in which a message comes in the lab, where everything is slower
+
+
+class Watched:
+    """An SR on a mirror, that a service looks after; what xapi gets of it."""
+
+    def __init__(self, bench: Bench, directory: Path) -> None:
+        self.xapi = Xapi()
+        self.xapi.start()
+        self.directory = directory
+        self.disks: "List[Disk]" = [bench.faulty_disk() for _ in range(2)]
+        self.sr = bench.sr(vdev="mirror " + " ".join(disk.path for disk in self.disks))
+        self.xapi.srs.add(self.sr[3:])
+        self.seen = 0
+        self.service = self.started()
+
+    def started(self) -> Service:
+        service = Service(self.directory)
+        service.wait_for(f"{self.sr} is followed")
+        wait_until(lambda: list(Path(journal.DIRECTORY).glob(f"*-{self.sr[3:]}.json")), "the first look")
+        return service
+
+    def told(self, name: str) -> Message:
+        """Waits for the next message, which must have this name and tell of this SR."""
+        wait_until(lambda: len(self.xapi.messages) > self.seen, f"a message; the log: {self.service.read()}", FEW)
+        message = self.xapi.messages[self.seen]
+        self.seen += 1
+        assert (message.name, message.cls, message.obj_uuid) == ("ZFSVOL_" + name, "SR", self.sr[3:])
+        assert message.body in " ".join(self.service.read())
+        return message
+
+    def require_silence(self, seconds: float = 4) -> None:
+        time.sleep(seconds)
+        assert [message.name for message in self.xapi.messages[self.seen :]] == []
+
+    def corrupt(self, disk: Disk) -> None:
+        """Overwrites one leg of the mirror where no label is, and reads everything."""
+        run("dd", "if=/dev/urandom", f"of={disk.loop}", "bs=1M", "seek=8", "count=900", "conv=notrunc", "status=none")
+
+    def close(self) -> None:
+        self.service.close()
+        self.xapi.stop()
+        for path in Path(journal.DIRECTORY).glob("*"):
+            path.unlink()
+
+
+@pytest.fixture
+def watched(bench: Bench, tmp_path: Path) -> "Iterator[Watched]":
+    made = Watched(bench, tmp_path)
+    yield made
+    made.close()
+
+
+def volume(sr: str, size: int = 256 * MIB) -> str:
+    made = call("Volume.create", sr=sr, name="n", description="", size=size, sharable=False)
+    return str(made["key"])
+
+
+def fill(sr: str, key: str, mebibytes: int) -> None:
+    with device_node(f"{sr}/{key}") as node:
+        run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", f"count={mebibytes}", "conv=fsync", "status=none")
+
+
+def test_a_disk_that_dies_and_returns(watched: Watched) -> None:
+    key = volume(watched.sr)
+    watched.disks[1].fail()
+    fill(watched.sr, key, 8)
+    message = watched.told("DEVICE_FAULTED")
+    assert message.priority == 3
+    assert (
+        f'SR "sr" ({watched.sr[3:]}): the disk /dev/disk/by-id/dm-name-{watched.disks[1].name} is FAULTED'
+        in message.body
+    )
+    assert "The pool is DEGRADED: no other disk may fail now." in message.body
+    watched.require_silence()
+    watched.service.kill()
+    watched.service = watched.started()
+    watched.require_silence()
+    watched.disks[1].mend()
+    run("zpool", "clear", watched.sr)
+    assert watched.told("DEVICE_FAULTED_OVER").priority == 4
+    assert watched.told("RESILVER_FINISHED").priority == 5
+
+
+def test_checksum_errors(watched: Watched) -> None:
+    fill(watched.sr, volume(watched.sr), 64)
+    watched.corrupt(watched.disks[0])
+    run("zpool", "scrub", watched.sr)
+    found = sorted(watched_names(watched, 2))
+    assert found[0][0] in ("ZFSVOL_DEVICE_DEGRADED", "ZFSVOL_DEVICE_ERRORS", "ZFSVOL_DEVICE_FAULTED")
+    assert found[1] == ("ZFSVOL_SCRUB_FINISHED", 3)
+    said = " ".join(message.body for message in watched.xapi.messages)
+    assert re.search(r"[1-9][0-9.]* MiB were repaired; everything is readable", said)
+    assert re.search(r"0 read, 0 write and [1-9][0-9]* checksum errors", said)
+
+
+def watched_names(watched: Watched, number: int) -> "List[Tuple[str, int]]":
+    """Waits for this many messages, in whatever order."""
+    wait_until(lambda: len(watched.xapi.messages) >= watched.seen + number, "messages", 60)
+    found = watched.xapi.messages[watched.seen :]
+    watched.seen += len(found)
+    return [(message.name, message.priority) for message in found]
+
+
+def test_a_scrub_without_findings(watched: Watched) -> None:
+    run("zpool", "scrub", watched.sr)
+    message = watched.told("SCRUB_FINISHED")
+    assert message.priority == 5
+    assert "everything is readable" in message.body
+
+
+def test_all_disks_die(watched: Watched) -> None:
+    for disk in watched.disks:
+        disk.fail()
+    subprocess.Popen(["zfs", "set", "foo:bar=1", watched.sr])
+    wait_until(lambda: "ZFSVOL_POOL_SUSPENDED" in [message.name for message in watched.xapi.messages], "alarm", FEW)
+    (suspended,) = [message for message in watched.xapi.messages if message.name == "ZFSVOL_POOL_SUSPENDED"]
+    assert suspended.priority == 1
+    for disk in watched.disks:
+        disk.mend()
+    run("zpool", "clear", watched.sr)
+    wait_until(lambda: "ZFSVOL_POOL_SUSPENDED_OVER" in [message.name for message in watched.xapi.messages], "end", FEW)
+
+
+def test_space_that_runs_out_and_returns(watched: Watched) -> None:
+    run("zfs", "create", "-V", "700M", f"{watched.sr}/mine")  # not sparse: the space is used at once
+    assert watched.told("SPACE").priority == 5
+    run("zfs", "destroy", f"{watched.sr}/mine")
+    assert watched.told("SPACE_OVER").priority == 4
+
+
+def test_more_promised_than_there_is(watched: Watched) -> None:
+    key = volume(watched.sr, 2048 * MIB)
+    assert watched.told("OVERCOMMITTED").priority == 5
+    call("Volume.destroy", sr=watched.sr, key=key)
+    assert watched.told("OVERCOMMITTED_OVER").priority == 4
+
+
+def test_xapi_is_away(watched: Watched) -> None:
+    watched.xapi.stop()
+    run("zpool", "scrub", watched.sr)
+    watched.service.wait_for("SCRUB_FINISHED")
+    watched.service.wait_for("messages wait until xapi takes them")
+    watched.service.kill()
+    watched.xapi.start()
+    watched.service = watched.started()
+    wait_until(lambda: watched.xapi.messages, "the message", 30)
+    assert [message.name for message in watched.xapi.messages] == ["ZFSVOL_SCRUB_FINISHED"]
+
+
+def test_xapi_cannot_write(watched: Watched) -> None:
+    watched.xapi.can_write = False
+    run("zpool", "scrub", watched.sr)
+    watched.service.wait_for("xapi could not write the message")
+    watched.xapi.can_write = True
+    wait_until(lambda: watched.xapi.messages, "the message", 30)
+    watched.seen = 1
+    watched.require_silence()
+
+
+def test_xapi_does_not_know_the_sr(watched: Watched) -> None:
+    watched.xapi.srs.clear()
+    run("zpool", "scrub", watched.sr)
+    watched.service.wait_for("xapi does not know the SR")
+    watched.xapi.srs.add(watched.sr[3:])
+    watched.require_silence()
