@@ -25,6 +25,7 @@ PYTHON = python_3_6() or "/usr/bin/python3"
 SITELIB = "/usr/lib/python3.6/site-packages"
 SCRIPTS = "/usr/libexec/xapi-storage-script"
 PLUGIN = SCRIPTS + "/volume/org.xen.xapi.storage.zfs-vol"
+UNIT = "/usr/lib/systemd/system/zfs-vol.service"
 STATE_DB = "/var/run/nonpersistent/xapi-storage-script/state.db"
 SR_UUID = "5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1"
 
@@ -197,11 +198,19 @@ class TestPackage:
             "zfs >= 2.1",
             "kmod",
             "/usr/bin/python3",
+            "python3-daemon",
+            "python3-pyzfs",
+            "systemd",
         }
 
     def test_no_requirement_that_dom0_cannot_meet(self, build):
         extra = {word for word in build.requirements() if re.match(r"python|/usr/bin/(env|python$)", word)}
-        assert extra - {"python(abi) = 3.6"} == {"python3 >= 3.6", "python3-xapi-storage"}
+        assert extra - {"python(abi) = 3.6"} == {
+            "python3 >= 3.6",
+            "python3-xapi-storage",
+            "python3-daemon",
+            "python3-pyzfs",
+        }
 
     def test_no_weak_dependency(self, build):
         """The rpm of XCP-ng 8.3 does not support them."""
@@ -222,6 +231,8 @@ class TestPackage:
             "/etc/xapi.d/plugins/",
             SITELIB + "/zfsvol",
             "/usr/lib/modules-load.d/zfs-vol.conf",
+            UNIT,
+            "/var/lib/zfs-vol",
             "/usr/share/doc/" + NAME,
             "/usr/share/licenses/" + NAME,
         )
@@ -271,6 +282,17 @@ class TestPackage:
     def test_module_is_loaded_at_boot(self, build, host):
         host.change("-i", build.package)
         assert host.at("/usr/lib/modules-load.d/zfs-vol.conf").read_text() == "zfs\n"
+
+    def test_unit_is_sound(self, build, host):
+        host.change("-i", build.package)
+        assert run("systemd-analyze", "verify", host.at(UNIT)) == ""
+
+    def test_unit_starts_the_library_that_is_installed(self, build, host):
+        host.change("-i", build.package)
+        (command,) = re.findall("^ExecStart=(.*)$", host.at(UNIT).read_text(), re.MULTILINE)
+        python, *words = command.replace(" -I ", " ").split()  # not isolated, as it must find the library here
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(host.at(SITELIB)), "PYTHONDONTWRITEBYTECODE": "1"}
+        assert "--foreground" in run(python, *words, "--help", cwd="/", env=environment)
 
     def test_shebangs(self, build, host):
         host.change("-i", build.package)
@@ -330,14 +352,14 @@ class TestScriptlets:
     @pytest.mark.parametrize("attached", [None, "", "()"])
     def test_service_is_restarted_while_no_sr_is_attached(self, act, count, attached):
         notes, printed = act("POSTIN", count, attached)
-        assert notes == ["modprobe zfs", "systemctl try-restart xapi-storage-script.service"]
+        assert notes[:2] == ["modprobe zfs", "systemctl try-restart xapi-storage-script.service"]
         assert "xe-toolstack-restart" in printed
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_service_is_left_alone_while_an_sr_is_attached(self, act, count):
         """A restart would end the daemons of SMAPIv3 plugins, and so the disks of running VMs."""
         notes, printed = act("POSTIN", count, f"(({SR_UUID} ((sr tank)(uids()))))")
-        assert notes == ["modprobe zfs"]
+        assert not [line for line in notes if "xapi-storage-script" in line]
         assert "xe-toolstack-restart" in printed
 
     def test_a_module_that_does_not_load_is_told_and_no_more(self, act):
@@ -348,9 +370,16 @@ class TestScriptlets:
     def test_upgrade_leaves_everything_as_it_is_at_its_end(self, act):
         assert act("POSTUN", 1) == ([], "")
 
+    def test_the_driver_s_own_service(self, act):
+        unit = "zfs-vol.service"
+        assert act("POSTIN", 1)[0][-2:] == ["systemctl daemon-reload", f"systemctl enable --now {unit}"]
+        assert act("POSTIN", 2)[0][-2:] == ["systemctl daemon-reload", f"systemctl try-restart {unit}"]
+        assert act("PREUN", 1) == ([], "")
+        assert act("PREUN", 0) == ([f"systemctl disable --now {unit}"], "")
+
     def test_erasure_gives_a_hint(self, act):
         notes, printed = act("POSTUN", 0)
-        assert notes == []
+        assert notes == ["systemctl daemon-reload"]
         assert "xe-toolstack-restart" in printed
 
     def test_hints_are_one_line(self, act):
