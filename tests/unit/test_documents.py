@@ -39,7 +39,9 @@ def test_modules() -> None:
     assert told == {name for name in modules if not name.endswith("__init__")}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/administration.md", "docs/architecture.md", "lab/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/administration.md", "docs/architecture.md", "docs/care.md", "lab/README.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document(name)):
         assert (CHECKOUT / name).parent.joinpath(target).exists(), target

@@ -4,10 +4,10 @@
 import pytest
 
 from zfsvol import naming, properties
+from zfsvol.care import check
 from zfsvol.naming import Root
 from zfsvol.repository import family, repair, vdi
 from zfsvol.repository.family import Family
-from zfsvol.verbs import check
 
 ROOT = Root("tank/sr-5d9c2a1e-7a53-4c57-9d0b-0a4a6f3cf5a1")
 WHEN = "20261124T10:00:00Z"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs of the interface, one module per part, and the commands for administrators."""
+"""The verbs of the interface, one module per part."""

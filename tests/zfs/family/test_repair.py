@@ -31,9 +31,9 @@ from tests.zfs.family.relatives import (
     set_key,
     snapshot,
 )
+from zfsvol.care import check as checking
 from zfsvol.repository import lineage
 from zfsvol.repository.sr import SR
-from zfsvol.verbs import check as checking
 from zfsvol.zfs import changes, datasets, programs
 from zfsvol.zfs.programs import Left
 

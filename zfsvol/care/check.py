@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The output of `python3 -m zfsvol check`: an SR's disks as family trees, and what is wrong with them.
+"""An SR's disks as family trees, and what is wrong with them.
 
 `repository.repair` finds and repairs what is wrong, as for SR.attach.
 """
 
 from zfsvol import naming, properties
+from zfsvol.care import target
 from zfsvol.errors import InvalidArgument
 from zfsvol.repository import family, repair, vdi
 from zfsvol.repository import sr as srs
@@ -13,7 +14,7 @@ from zfsvol.zfs.pool import Missing, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
 
 def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
@@ -51,6 +52,23 @@ def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
         say("")
         wrong += sum(finding.is_wrong for finding in findings)
     return wrong == 0
+
+
+def report(sr_uuid: str) -> "dict[str, Any]":
+    """The report on an SR: `lines`, and whether all is `well`. Changes nothing. Raises as `check`."""
+    return _reported(sr_uuid, mend=False)
+
+
+def repaired(sr_uuid: str) -> "dict[str, Any]":
+    """Finishes or undoes what is half done, as SR.attach does; then as `report`. A crash leaves the rest half done."""
+    return _reported(sr_uuid, mend=True)
+
+
+def _reported(sr_uuid: str, *, mend: bool) -> "dict[str, Any]":
+    sr = target.ready(sr_uuid)
+    lines: "list[str]" = []
+    is_well = check(sr.dataset, mend=mend, say=lines.append)
+    return {"sr": sr.uuid, "well": is_well, "lines": lines[:-1]}
 
 
 def picture(family_: Family) -> "list[str]":
