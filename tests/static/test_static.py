@@ -61,7 +61,14 @@ def test_types():
 def test_nothing_newer_than_python_3_6():
     # The files of tests/ that also run on an XCP-ng test host.
     on_test_host = ["tests/__init__.py", "tests/client.py", "tests/contract.py", "tests/zfs", "benchmarks"]
-    on_test_host += ["tests/blktap.py", "tests/zvol.py", "tests/model.py", "tests/leases.py", "tests/attached.py"]
+    on_test_host += [
+        "tests/blktap.py",
+        "tests/zvol.py",
+        "tests/model.py",
+        "tests/leases.py",
+        "tests/attached.py",
+        "tests/care.py",
+    ]
     run(tool("vermin"), "--target=3.6-", "--violations", "--no-tips", *of_dom0(), *on_test_host)
 
 

@@ -139,7 +139,11 @@ def _resume(sr: SR, *, dry_run: bool) -> "dict[str, Any]":
         plan.commands.append(argv)
         return plan.answer(dry_run=True)
     plan.notes.append(f"The pool {sr.pool} was suspended and goes on: 'zpool clear' has run.")
-    command.run(argv, _CLEAR_LIMIT)
+    try:
+        command.run(argv, _CLEAR_LIMIT)
+    except command.CommandFailed:
+        sr.zfs.require()  # its error names the disk that is still away
+        raise
     end = time.monotonic() + _RESUME_LIMIT
     while kernel.state(sr.pool) == kernel.SUSPENDED:
         if time.monotonic() > end:
