@@ -71,3 +71,44 @@ def test_an_array_on_zvols_is_never_searched(sys: Path) -> None:
 
 def test_disks_of_imported_pools_are_not_searched(sys: Path) -> None:
     assert not {"/dev/sda", "/dev/dm-0"} & set(disks.searchable([], ["/dev/md0", "/dev/dm-0"]))
+
+
+class TestLabels:
+    @pytest.fixture
+    def udev(self, sys: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A /sys, and udev's database with the serial numbers of two disks."""
+        monkeypatch.setattr(blockdevice, "_UDEV", str(sys / "udev"))
+        monkeypatch.setattr(blockdevice, "kernel_name", lambda path: path.rpartition("/")[2])
+        (sys / "udev").mkdir()
+        for number, (name, text) in enumerate(
+            (
+                ("sda", "S:disk/by-id/x\nE:ID_MODEL=WDC_40\nE:ID_SERIAL=WDC_40_WX31\nE:ID_SERIAL_SHORT=WX31\n"),
+                ("sdb", "E:ID_SERIAL=QM0001\nE:BROKEN\n"),
+                ("sdc", "E:ID_MODEL=X\nE:ID_SERIAL_SHORT=C=7\n"),
+                ("dm-0", "E:DM_UUID=mpath-360000\n"),
+            )
+        ):
+            (sys / "class" / name / "dev").write_text(f"8:{number}\n")
+            (sys / "udev" / f"b8:{number}").write_text(text)
+        return sys
+
+    @pytest.mark.parametrize(
+        ("path", "label"),
+        [
+            ("/dev/sda", ("WDC_40", "WX31")),
+            ("/dev/sda1", ("WDC_40", "WX31")),
+            ("/dev/sdb", ("", "QM0001")),
+            ("/dev/dm-0", ("X", "C=7")),
+            ("/dev/loop0", ("", "")),
+            ("/dev/gone", ("", "")),
+        ],
+    )
+    def test_model_and_serial(self, udev: Path, path: str, label: "tuple[str, str]") -> None:
+        assert blockdevice.model_and_serial(path) == label
+
+    def test_size(self, udev: Path) -> None:
+        assert blockdevice.size("/dev/sda1") == 1 << 20
+        assert blockdevice.size("/dev/gone") is None
+
+    def test_whole(self, udev: Path) -> None:
+        assert list(map(blockdevice.whole, ("sda1", "sda", "dm-0", "gone"))) == ["sda", "sda", "dm-0", "gone"]

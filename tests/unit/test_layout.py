@@ -295,6 +295,33 @@ def model(taken, ashift):
     raise AssertionError
 
 
+class TestAddition:
+    @pytest.mark.parametrize(
+        ("text", "groups"),
+        [
+            ("/dev/a", [("", "", 1)]),
+            ("/dev/a mirror /dev/b /dev/c", [("", "", 1), ("", "mirror", 2)]),
+            ("spare /dev/a /dev/b", [("spare", "", 1), ("spare", "", 1)]),
+            ("log mirror /dev/a /dev/b cache /dev/c", [("log", "mirror", 2), ("cache", "", 1)]),
+            ("special raidz /dev/a /dev/b /dev/c", [("special", "raidz1", 3)]),
+        ],
+    )
+    def test_groups(self, text, groups):
+        assert layout.parse_addition(text).groups == groups
+
+    @pytest.mark.parametrize("text", ["", "log", "spare cache"])
+    def test_no_device(self, text):
+        with pytest.raises(InvalidArgument, match="no device is named"):
+            layout.parse_addition(text)
+
+    @pytest.mark.parametrize(
+        ("kind", "disks", "parity"),
+        [("", 1, 0), ("mirror", 2, 1), ("mirror", 3, 2), ("raidz1", 5, 1), ("raidz3", 8, 3), ("draid2:4d", 9, 2)],
+    )
+    def test_parity(self, kind, disks, parity):
+        assert layout.parity(kind, disks) == parity
+
+
 @pytest.mark.parametrize("ashift", [9, 12, 13])
 class TestVolblocksize:
     @pytest.mark.parametrize("kinds", [[("", 1)], [("", 1)] * 3, [("mirror", 2)], [("mirror", 3), ("", 1)]])

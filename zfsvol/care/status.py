@@ -87,6 +87,13 @@ def of(sr: SR) -> "dict[str, Any]":
     return answer
 
 
+def doing(sr_uuid: str) -> "dict[str, Any]":
+    """What the SR's pool is doing: `scans`, `removal` and `health` as in `status`. Raises as `status`, StorageError."""
+    found = topology.read(target.find(sr_uuid).zfs)
+    removal = progress.removal(found.described.fields.get("remove", ""))
+    return {"scans": found.scans, "removal": removal, "health": found.described.health()}
+
+
 def _identity(sr: SR, values: "dict[str, str]") -> "dict[str, Any]":
     return {
         "sr": sr.uuid,

@@ -5,7 +5,6 @@ The XenAPI plugin and the command line for people offer the same functions, with
 """
 
 import importlib
-import time
 
 from zfsvol import log
 from zfsvol.care.tuning import SETTINGS
@@ -191,13 +190,11 @@ def call(name: str, given: "dict[str, str]") -> "Any":
     for argument in function.required:
         if not given.get(argument):
             raise InvalidArgument(f"{name} needs the argument '{argument}': {function.arguments[argument].told}.")
-    began = time.monotonic()
-    words = " ".join([name, *(f"{argument}={value}" for argument, value in given.items())])
+    module = importlib.import_module("zfsvol.care." + function.module)
     try:
-        module = importlib.import_module("zfsvol.care." + function.module)
-        answer = getattr(module, function.name)(**arguments)
+        return getattr(module, function.name)(**arguments)
     except Exception as error:
-        log.warning(f"{words}: failed after {time.monotonic() - began:.1f} s: {type(error).__name__}: {error}")
+        # What is changed has a line in the log, too. What is only read has none: it may be read every few seconds.
+        words = " ".join([name, *(f"{argument}={value}" for argument, value in given.items())])
+        log.warning(f"{words}: failed: {type(error).__name__}: {error}")
         raise
-    log.info(f"{words}: ok after {time.monotonic() - began:.1f} s")
-    return answer

@@ -11,7 +11,9 @@ import os
 import sys
 import time
 
+from zfsvol.care import check, status
 from zfsvol.errors import InvalidArgument, StorageError
+from zfsvol.repository import identity
 from zfsvol.wire import functions, picture
 
 TYPE_CHECKING = False
@@ -48,6 +50,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print(file=stdout)
         return _INTERRUPTED
+    except BrokenPipeError:  # whoever reads it has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _FAILED
     finally:
         stdout.flush()
 
@@ -93,13 +98,9 @@ def _run(options: argparse.Namespace, stdout: "TextIO") -> int:
         print(line, file=stdout)
 
     if options.command == "identity":
-        from zfsvol.repository import identity  # only needed here
-
         say(f"The copy is now the SR {identity.renew(options.dataset)}.")
         return _WELL
     if options.command == "check":
-        from zfsvol.care import check  # only needed here
-
         return _WELL if check.check(options.dataset, mend=options.repair, say=say) else _WRONG
     if options.command == "watch":
         return _watch(options.sr, stdout)
@@ -132,7 +133,7 @@ def _watch(sr: str, stdout: "TextIO") -> int:
     """One line on what the pool is doing, renewed until it is done; then the pool's health."""
     width = 0
     while True:
-        found = functions.call("status", {"sr-uuid": sr})
+        found = status.doing(sr)
         doing = picture.unfinished(found)
         if not doing:
             break
@@ -142,7 +143,7 @@ def _watch(sr: str, stdout: "TextIO") -> int:
         time.sleep(_INTERVAL)
     if width:
         print(file=stdout)
-    for record in [*(found["scans"] or []), *filter(None, [found["removal"]])]:
+    for record in [*found["scans"], *filter(None, [found["removal"]])]:
         print(picture.progress(record), file=stdout)
-    print(found["pool"]["health"] or found["pool"]["state"], file=stdout)
+    print(found["health"], file=stdout)
     return _WELL

@@ -57,7 +57,7 @@ def progress(record: "dict[str, Any]") -> str:
 
 def unfinished(status: "dict[str, Any]") -> "list[dict[str, Any]]":
     """What the pool of an SR is doing now: its scrub, resilver, rebuilds, removal."""
-    records = [*(status["scans"] or []), *([status["removal"]] if status["removal"] else [])]
+    records = [*status["scans"], *([status["removal"]] if status["removal"] else [])]
     return [record for record in records if record["state"] in ("running", "paused")]
 
 

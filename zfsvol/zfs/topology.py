@@ -117,10 +117,11 @@ class Vdev:
         names = (self.path, self.stable_path or "")
         if word in names or word in map(os.path.basename, names):
             return True
-        if not word.startswith("/") or not os.path.exists(self.path):
+        device = os.path.join("/dev", word)
+        if not os.path.exists(self.path) or not os.path.exists(device):
             return False
         mine = blockdevice.kernel_name(self.path)
-        return mine in map(blockdevice.kernel_name, (word, *blockdevice.partitions(word)))
+        return mine in map(blockdevice.kernel_name, (device, *blockdevice.partitions(device)))
 
 
 class Topology:
