@@ -11,6 +11,7 @@ from zfsvol.errors import StorageError
 from zfsvol.wire import functions
 
 WRONG, IN_USE, UNAVAILABLE, NO_SPACE = (f"SR_BACKEND_FAILURE_{number}" for number in (1, 16, 47, 44))
+LOCKED = "SR_BACKEND_FAILURE_37"
 INVALID_DEVICE, NO_DISK, FAILED = "SR_BACKEND_FAILURE_91", "SR_BACKEND_FAILURE_46", "SR_BACKEND_FAILURE"
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.care import FAILED, IN_USE, INVALID_DEVICE, UNAVAILABLE, WRONG, call, refused, risky, told
+from tests.care import FAILED, IN_USE, INVALID_DEVICE, LOCKED, UNAVAILABLE, WRONG, call, refused, risky, told
 from tests.client import VerbError, call_inside, new_uuid
 from tests.zfs.conftest import MIB, Bench, device_node, run, state_of, wait_until
 from tests.zfs.test_care_scrub import fill, slowly  # noqa: F401 - a fixture
 from tests.zfs.test_care_status import new_volume
 from tests.zfs.test_disks import edges
+from zfsvol.care import target
 from zfsvol.errors import StorageError
+from zfsvol.host import lock
 from zfsvol.host.blockdevice import stable_name
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import disks as checks
@@ -169,6 +171,41 @@ class TestReplace:
             thread.join()
             assert len(won) == 1, won
             run("zpool", "wait", "-t", "resilver", sr)
+
+
+def test_locks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes the devices of a pool while it is imported or exported, or while another device is chosen."""
+    monkeypatch.setattr(target, "_POOL_LIMIT", 0.1)
+    monkeypatch.setattr(lock, "DEVICES_LIMIT", 0.1)
+    sr, one, _ = mirror(bench)
+    guid = call("status", sr)["pool"]["guid"]
+    for held in (lock.pool(guid), lock.devices()):
+        with held:
+            for function, arguments in (
+                ("replace", {"device": one, "new_device": "/dev/none"}),
+                ("attach", {"device": one, "new_device": "/dev/none"}),
+                ("detach", {"device": one}),
+                ("offline", {"device": one}),
+                ("online", {"device": one}),
+                ("clear", {}),
+                ("add", {"vdev": "/dev/none"}),
+                ("remove", {"device": one}),
+                ("grow", {}),
+            ):
+                assert "Another operation has held a lock" in refused(LOCKED, function, sr, **arguments)
+            for function in ("list", "status"):
+                call(function)
+
+
+def test_in_a_pool_of_an_administrator(bench: Bench) -> None:
+    one, two = (stable_name(disk) for disk in bench.disks(2, SIZE))
+    bench.pool(one)
+    sr = bench.sr(zpool="tank")
+    call("attach", sr, device=one, new_device=two)
+    run("zpool", "wait", "-t", "resilver", "tank")
+    assert "has no redundancy left" in risky("detach", sr, device=one)
+    call("offline", sr, device=one, force="true")
+    call("online", sr, device=one)
 
 
 class TestAttachAndDetach:

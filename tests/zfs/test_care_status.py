@@ -129,6 +129,18 @@ def test_a_suspended_pool(bench: Bench) -> None:
     assert "suspended" in line["health"]
 
 
+def test_a_pool_that_is_gone(bench: Bench) -> None:
+    sr = bench.sr()
+    run("zpool", "export", sr)
+    (found,) = call("status")
+    assert (found["sr"], found["attached"], found["pool"]["state"]) == (sr[3:], True, None)
+    assert (found["layout"], found["disks"]) == (None, None)
+    assert "no such pool" in found["obstacles"][0]
+    assert "is not imported on this host" in call("list")[0]["health"]
+    assert "is not imported on this host" in fails(UNAVAILABLE, "status", sr)
+    call_inside("SR.attach", configuration={"sr_uuid": sr[3:], "device": bench.there[0].path})
+
+
 def test_a_disk_that_hangs(bench: Bench) -> None:
     disk = bench.faulty_disk()
     sr = bench.sr(device=disk.path)
