@@ -2,9 +2,10 @@
 """Devices of an SR's pool: replaced, attached, detached, taken off- and online, cleared; and what is refused."""
 
 import os
+import signal
 import threading
 import time
-from typing import Any
+from typing import Any, List
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.zfs.test_care_status import new_volume
 from tests.zfs.test_disks import edges
 from zfsvol.care import target
 from zfsvol.errors import StorageError
-from zfsvol.host import lock
+from zfsvol.host import command, lock
 from zfsvol.host.blockdevice import stable_name
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import disks as checks
@@ -178,23 +179,44 @@ def test_locks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_POOL_LIMIT", 0.1)
     monkeypatch.setattr(lock, "DEVICES_LIMIT", 0.1)
     sr, one, _ = mirror(bench)
-    guid = call("status", sr)["pool"]["guid"]
-    for held in (lock.pool(guid), lock.devices()):
+    new = {"device": one, "new_device": "/dev/none"}
+    labelling = [("replace", new), ("attach", new), ("add", {"vdev": "/dev/none"})]
+    others = [(function, {"device": one}) for function in ("detach", "offline", "online", "clear", "remove", "grow")]
+    for held, functions in (
+        (lock.pool(call("status", sr)["pool"]["guid"]), [*labelling, *others]),
+        (lock.devices(), labelling),
+    ):
         with held:
-            for function, arguments in (
-                ("replace", {"device": one, "new_device": "/dev/none"}),
-                ("attach", {"device": one, "new_device": "/dev/none"}),
-                ("detach", {"device": one}),
-                ("offline", {"device": one}),
-                ("online", {"device": one}),
-                ("clear", {}),
-                ("add", {"vdev": "/dev/none"}),
-                ("remove", {"device": one}),
-                ("grow", {}),
-            ):
+            for function, arguments in functions:
                 assert "Another operation has held a lock" in refused(LOCKED, function, sr, **arguments)
             for function in ("list", "status"):
                 call(function)
+
+
+def test_killed_while_zpool_works(bench: Bench) -> None:
+    """What comes next waits for the command, which goes on."""
+    sr, one, two = mirror(bench)
+    new = bench.disk(SIZE)
+    child = os.fork()
+    if child == 0:
+
+        class Child(command.Child):
+            def __init__(self, argv: "List[str]", **how: Any) -> None:
+                is_it = argv[:2] == ["zpool", "replace"]
+                super().__init__(["sh", "-c", 'sleep 2; exec "$0" "$@"', *argv] if is_it else argv, **how)
+                if is_it:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        command.Child = Child  # type: ignore[misc]
+        call("replace", sr, device=one, new_device=new)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=f"{new} is in use: the pool {sr} is on it"):
+        call("attach", sr, device=two, new_device=new)
+    assert time.monotonic() - began > 1
+    resilvered(sr)
+    wait_until(lambda: set(leaves(sr)) == {stable_name(new), two}, "the replaced disk to go")
 
 
 def test_in_a_pool_of_an_administrator(bench: Bench) -> None:

@@ -70,7 +70,7 @@ def attach(
 def detach(sr_uuid: str, device: str, *, force: bool = False, dry_run: bool = False) -> "dict[str, Any]":
     """Takes a device off its mirror, or ends a replacement. What is on the device is lost."""
     sr = target.ready(sr_uuid)
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         found = topology.read(sr.zfs)
         half = _disk(found, device)
         if half.parent is None or half.parent.kind not in _PAIRS:
@@ -84,7 +84,7 @@ def detach(sr_uuid: str, device: str, *, force: bool = False, dry_run: bool = Fa
 def offline(sr_uuid: str, device: str, *, force: bool = False, dry_run: bool = False) -> "dict[str, Any]":
     """Stops using a device until it is taken online again, also after an import."""
     sr = target.ready(sr_uuid)
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         found = topology.read(sr.zfs)
         disk = _disk(found, device)
         plan = Plan(sr)
@@ -99,7 +99,7 @@ def offline(sr_uuid: str, device: str, *, force: bool = False, dry_run: bool = F
 def online(sr_uuid: str, device: str, *, dry_run: bool = False) -> "dict[str, Any]":
     """Uses a device again, and has ZFS write to it what it has missed."""
     sr = target.ready(sr_uuid)
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         disk = _disk(topology.read(sr.zfs), device)
         plan = Plan(sr)
         if disk.state == text.GOOD[0]:
@@ -121,7 +121,7 @@ def clear(sr_uuid: str, device: "str | None" = None, *, dry_run: bool = False) -
     if kernel.state(sr.pool) == kernel.SUSPENDED:
         return _resume(sr, dry_run=dry_run)
     sr.zfs.require()
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         plan = Plan(sr)
         wanted = [] if device is None else [topology.read(sr.zfs).find(device).guid]
         plan.commands.append(vdevs.clear(sr.pool, wanted))

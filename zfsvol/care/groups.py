@@ -77,7 +77,7 @@ def remove(
     `action` "stop" stops the removal that runs.
     """
     sr = target.ready(sr_uuid)
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         found = topology.read(sr.zfs)
         plan = Plan(sr)
         if action == vdevs.STOP:
@@ -126,7 +126,7 @@ def grow(sr_uuid: str, device: "str | None" = None, *, dry_run: bool = False) ->
     A mirror grows when all its devices have.
     """
     sr = target.ready(sr_uuid)
-    with target.devices_locked(sr):
+    with target.pool_locked(sr):
         found = topology.read(sr.zfs)
         disks = found.disks if device is None else list(found.find(device).below())
         able = [

@@ -70,16 +70,26 @@ def _imported(sr: SR) -> SR:
 
 
 @contextmanager
-def devices_locked(sr: SR) -> "Iterator[None]":
-    """Holds the locks that whoever labels devices, or changes those of this pool, holds; commands inherit them.
+def pool_locked(sr: SR) -> "Iterator[None]":
+    """Holds the lock of whoever changes the devices of the SR's pool, or imports or exports it. Commands inherit it.
 
     Raises LockTimeout, SRUnavailable.
     """
-    with lock.devices() as devices, lock.pool(sr.guid, _POOL_LIMIT) as pool:
-        held = [devices.descriptor, pool.descriptor]
-        sr.zfs.held += held
+    with lock.pool(sr.guid, _POOL_LIMIT) as held:
+        sr.zfs.held.append(held.descriptor)
         try:
             yield
         finally:
-            for descriptor in held:
-                sr.zfs.held.remove(descriptor)
+            sr.zfs.held.remove(held.descriptor)
+
+
+@contextmanager
+def devices_locked(sr: SR) -> "Iterator[None]":
+    """Holds that lock, and the one of whoever labels a device that is new to its pool. Raises as `pool_locked`."""
+    with lock.devices() as held:
+        sr.zfs.held.append(held.descriptor)
+        try:
+            with pool_locked(sr):
+                yield
+        finally:
+            sr.zfs.held.remove(held.descriptor)
