@@ -138,6 +138,8 @@ class TestProvisioning:
         key = new_volume(sr, 100 * GIB)
         sentence = refused(NO_SPACE, "set", sr, vdi_uuid=key, provisioning="thick", compression="zstd", copies="2")
         assert "does not fit as a thick one" in sentence
+        (note,) = told("set", sr, vdi_uuid=key, provisioning="thick")["notes"]
+        assert note.startswith(f"A thick disk of {100 * GIB} bytes needs that much free space")
 
     def test_a_snapshot(self, sr: str) -> None:
         snapshot = call_inside("Volume.snapshot", sr=sr, key=new_volume(sr))["key"]

@@ -12,6 +12,7 @@ from zfsvol import naming, properties
 from zfsvol.care import status, target
 from zfsvol.errors import InvalidArgument, StorageError
 from zfsvol.host import command, files
+from zfsvol.repository import sr as srs
 from zfsvol.repository.sr import SR
 from zfsvol.verbs import plugin
 from zfsvol.zfs import history, kernel, pools
@@ -52,13 +53,17 @@ def diagnose(file: "str | None" = None) -> "dict[str, Any]":
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise InvalidArgument(f"file={path} cannot be written: {error.strerror}.") from None
-    with open(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for name, read in _contents().items():
-            data = _read(read).encode("utf-8", "backslashreplace")
-            member = tarfile.TarInfo("zfs-vol/" + name)
-            member.size, member.mtime = len(data), int(time.time())
-            archive.addfile(member, io.BytesIO(data))
-    os.rename(part, path)
+    try:
+        with open(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            for name, read in _contents().items():
+                data = _read(read).encode("utf-8", "backslashreplace")
+                member = tarfile.TarInfo("zfs-vol/" + name)
+                member.size, member.mtime = len(data), int(time.time())
+                archive.addfile(member, io.BytesIO(data))
+        os.rename(part, path)
+    except OSError as error:
+        files.remove(part)
+        raise StorageError(f"The archive {path} cannot be written: {error.strerror}.") from None
     return {"file": path, "bytes": os.stat(path).st_size}
 
 
@@ -69,7 +74,12 @@ def _contents() -> "dict[str, Callable[[], str]]":
         found[name] = _running(argv)
     found["log.txt"] = _log
     found["module.txt"] = _parameters
-    names = pools.imported().values() if kernel.is_loaded() else ()
+    try:
+        names = list(pools.imported().values()) if kernel.is_loaded() else []
+        found_srs = target.all_srs()
+    except StorageError:  # zpool does not answer: so much is known without it
+        found_srs = srs.attached()
+        names = sorted({sr.pool for sr in found_srs})
     for name in names:
         pool = Pool(name)
         for file, words in (
@@ -80,7 +90,7 @@ def _contents() -> "dict[str, Callable[[], str]]":
             found[f"pools/{name}/{file}"] = _asking(pool, [*words, name])
         found[f"pools/{name}/history.txt"] = _events(history.history, pool)
         found[f"pools/{name}/events.txt"] = _events(history.events, pool)
-    for sr in target.all_srs():
+    for sr in found_srs:
         found[f"srs/{sr.dataset}/status.json"] = _status(sr)
         found[f"srs/{sr.dataset}/properties.txt"] = _properties(sr)
     return found

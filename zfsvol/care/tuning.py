@@ -121,6 +121,11 @@ def set_(
             plan.notes += [effects[name]] if name in effects else []
             plan.risks += [_UNSAFE[name, wanted]] if (name, wanted) in _UNSAFE else []
         dataset = sr.dataset if vdi is None else vdi.zvol
+        if vdi is not None and values.get(_RESERVED) == "auto":
+            plan.notes.append(
+                f"A thick disk of {vdi.size} bytes needs that much free space, less what is written to it already. "
+                f"{vdi.values['available']} are available to it."
+            )
         if _RESERVED in values:
             # First and alone: it may find no space, and `zfs set` would have set the others by then.
             plan.commands.append(changes.setting(dataset, {_RESERVED: values.pop(_RESERVED)}))

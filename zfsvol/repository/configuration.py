@@ -11,7 +11,6 @@ import re
 from zfsvol import naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
 from zfsvol.naming import require_dataset_name
-from zfsvol.repository import schedule
 
 # Sizes as ZFS accepts them: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
 _SIZE = re.compile(r"([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z", re.IGNORECASE)
@@ -128,6 +127,8 @@ def checked(name: str, value: str, where: str = "device-config:") -> str:
     if name in ("quota", "reservation") and not _SIZE.match(value):
         raise InvalidArgument(f"{where}{name}={value} is no size; write it as 500G or 2T.")
     if name in SCHEDULES:
+        from zfsvol.repository import schedule  # only SR.create and `set` of care need it
+
         try:
             return str(schedule.parse(value, SCHEDULES[name]))
         except ValueError:
