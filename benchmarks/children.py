@@ -31,7 +31,7 @@ def main() -> None:
         protocol.main(table.DATAPATH if sys.argv[0].startswith("Datapath.") else table.VOLUME)
     finally:
         with open(path, "w") as file:
-            json.dump([[child.argv, child._process.returncode] for child in started], file)  # noqa: SLF001
+            json.dump([[child.argv, child.returncode] for child in started], file)
 
 
 main()

@@ -165,12 +165,17 @@ def wait_for_children() -> None:
 
 
 def _running() -> "Set[str]":
-    """The names of all processes. Starts no process itself: it runs after each kill."""
+    """The names of all processes. Starts no process itself: it runs after each kill.
+
+    Not of those that have ended, as a child may have that an earlier test's verb in this process left behind.
+    """
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/comm") as file:
-                found.add(file.read().rstrip("\n"))
+            with open(f"/proc/{pid}/stat") as file:
+                name, _, rest = file.read().partition("(")[2].rpartition(") ")
         except OSError:
             continue  # it has just ended
+        if not rest.startswith("Z"):
+            found.add(name)
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Child processes: the only place that starts programs.
+"""Child processes of the driver, each from its start to its end.
 
 Every child gets a list of words (never a shell), the C locale (the driver parses its messages), an environment of its
 own (xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A child that waits for a pool that does not
@@ -15,11 +15,12 @@ Nothing here depends on signals or on the calling thread.
 import fcntl
 import os
 import select
+import signal
 import time
 
 from zfsvol import log
 from zfsvol.errors import StorageError
-from zfsvol.host import files
+from zfsvol.host import files, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ WRITE_LIMIT = 600
 STREAM_LIMIT = 86400  # what reads whole disks
 _KILL_LIMIT = 2
 _LOOK_INTERVAL = 1
+# Nearly all children end as soon as they have closed their pipes.
+_PAUSE = 0.0005
+_PAUSE_MOST = 0.02
 
 # Bytes read at once. A larger buffer would be allocated anew for each read, and each of its pages costs a page fault.
 _CHUNK = 1 << 16
@@ -84,40 +88,37 @@ class Child:
         output: "str | None" = None,
         daemon: "dict[str, str] | None" = None,
     ) -> None:
-        import subprocess  # a fifth of a verb's start, and some verbs start no child
-
         self.argv = argv
+        # Its exit status, or the negative number of the signal that ended it; None before its end was noticed.
+        self.returncode: "int | None" = None
         self._output = output
+        self._pipes: "list[int]" = []  # of stdout and stderr; none if the output goes to a file
+        theirs: "list[int]" = []
         groups: "list[int]" = []
-        opened: "list[int]" = []
         try:
+            theirs.append(os.open("/dev/null", os.O_RDONLY))
             if output is not None:
-                opened.append(os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
-            file = opened[0] if opened else subprocess.PIPE
+                theirs += 2 * [os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)]
+            else:
+                for _ in ("stdout", "stderr"):
+                    reader, writer = os.pipe()
+                    self._pipes.append(reader)
+                    theirs.append(writer)
             if daemon is not None:
+                held = ()
                 groups = _service_groups()
-                opened += groups
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=dict(ENVIRONMENT, **(daemon or {})),
-                cwd="/",
-                pass_fds=tuple(held) if daemon is None else (),
-                # Only writes happen between fork and exec, so nothing there can wait for another thread.
-                preexec_fn=(lambda: _move(groups)) if groups else None,  # noqa: PLW1509
-            )
-        except (OSError, subprocess.SubprocessError) as error:
+            self._pid = spawn.start(argv, dict(ENVIRONMENT, **(daemon or {})), theirs, held=held, groups=groups)
+        except OSError as error:
+            self._close()
             raise CommandFailed(argv, 127, str(error)) from None
         finally:
-            for descriptor in opened:
+            for descriptor in {*theirs, *groups}:
                 os.close(descriptor)
 
     def widen(self) -> None:
         """Lets the pipe of stdout hold more, so that the child and who streams from it take turns less often."""
         try:
-            fcntl.fcntl(self._process.stdout, _F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+            fcntl.fcntl(self._pipes[0], _F_SETPIPE_SZ, _PIPE)
         except OSError:
             pass  # the host allows no more
 
@@ -149,30 +150,29 @@ class Child:
                     said.append(data)
                 else:
                     yield data
-            self._wait(look)
+            while not self._ends(_LOOK_INTERVAL):
+                look()
         finally:
             # Reached after an error, and when the caller stops reading.
-            if self._process.returncode is None:
+            if self.returncode is None:
                 self._give_up()
         if self._output is not None:
             with open(self._output, "rb") as file:
                 said = [file.read()]
             yield said[0]
-        if self._process.returncode != 0:
-            raise CommandFailed(self.argv, self._process.returncode, b"".join(said).decode("utf-8", "replace"))
+        if self.returncode:
+            raise CommandFailed(self.argv, self.returncode, b"".join(said).decode("utf-8", "replace"))
 
     def _read(self, look: "Callable[[], None]") -> "Iterator[tuple[bool, bytes]]":
         """Yields (is_error, data) from both pipes until both are closed; `is_error` marks stderr."""
-        # Not Popen.communicate: in Python 3.6 it cannot be called again after a timeout once the child has closed one
-        # of its pipes (bpo-35182), and it holds all output in memory.
-        pipes = {pipe.fileno(): pipe for pipe in (self._process.stdout, self._process.stderr) if pipe is not None}
         poll = select.poll()
-        for descriptor in pipes:
+        errors = self._pipes[-1:]
+        for descriptor in self._pipes:
             poll.register(descriptor, select.POLLIN | select.POLLHUP)
             os.set_blocking(descriptor, False)
         looked = time.monotonic()
         ready: "list[int]" = []
-        while pipes:
+        while self._pipes:
             # Without a poll for each piece: a stream may be hundreds of thousands of them.
             ready = ready or [descriptor for descriptor, _ in poll.poll(_LOOK_INTERVAL * 1000)]
             if time.monotonic() - looked >= _LOOK_INTERVAL:
@@ -185,33 +185,36 @@ class Child:
                     ready.remove(descriptor)
                     continue
                 if data:
-                    yield pipes[descriptor] is self._process.stderr, data
+                    yield descriptor in errors, data
                 else:
                     ready.remove(descriptor)
                     poll.unregister(descriptor)
-                    pipes.pop(descriptor).close()
+                    self._pipes.remove(descriptor)
+                    os.close(descriptor)
 
-    def _wait(self, look: "Callable[[], None]") -> None:
-        import subprocess  # it is there already
-
+    def _ends(self, seconds: float) -> bool:
+        """Waits for its end up to this long. Whether it has ended."""
+        end = time.monotonic() + seconds
+        pause = _PAUSE
         while True:
-            try:
-                self._process.wait(_LOOK_INTERVAL)
-                return
-            except subprocess.TimeoutExpired:
-                look()
+            self.returncode = spawn.status(self._pid)
+            if self.returncode is not None:
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE_MOST)
 
     def _give_up(self) -> None:
-        import subprocess  # likewise
+        # One that is left behind becomes a zombie when it ends, until this process ends: a verb does soon.
+        os.kill(self._pid, signal.SIGKILL)
+        if not self._ends(_KILL_LIMIT):
+            log.warning(f"pid {self._pid} cannot be killed and is left behind: {_short(self.argv)}")
+        self._close()
 
-        self._process.kill()
-        try:
-            self._process.wait(_KILL_LIMIT)
-        except subprocess.TimeoutExpired:
-            log.warning(f"pid {self._process.pid} cannot be killed and is left behind: {_short(self.argv)}")
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+    def _close(self) -> None:
+        while self._pipes:
+            os.close(self._pipes.pop())
 
 
 def decoded(pieces: "Iterable[bytes]") -> str:
@@ -229,11 +232,6 @@ def _service_groups() -> "list[int]":
         for mount in files.mounts()
         if mount.kind == "cgroup2" or (mount.kind == "cgroup" and "name=systemd" in mount.options)
     ]
-
-
-def _move(groups: "list[int]") -> None:
-    for descriptor in groups:
-        os.write(descriptor, b"0")  # 0 stands for the writing process
 
 
 def run(argv: "list[str]", limit: float, *, held: "Sequence[int]" = ()) -> str:

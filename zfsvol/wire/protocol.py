@@ -46,6 +46,7 @@ def _serve(verbs: "Verbs", verb: str) -> int:
     # stdout is for the answer alone: anything else printed goes to stderr, which the client logs.
     answer_pipe = os.dup(1)
     os.dup2(2, 1)
+    os.chdir("/")  # children that are left behind keep it in use
     began = time.monotonic()
     arguments: "dict[str, Any]" = {}
     try:
