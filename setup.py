@@ -21,7 +21,10 @@ setup(
     version=read_version(),
     description="Library of zfs-vol, a SMAPIv3 storage driver for ZFS volumes",
     license="LGPL-2.1-only",
-    packages=["zfsvol", *("zfsvol." + room for room in ("host", "zfs", "repository", "verbs", "care", "service", "wire"))],
+    packages=[
+        "zfsvol",
+        *("zfsvol." + room for room in ("host", "zfs", "repository", "verbs", "care", "service", "wire")),
+    ],
     package_data={"zfsvol.zfs": ["*.lua"]},
     python_requires=">=3.6",
 )

@@ -285,9 +285,9 @@ def test_the_verb_starts_children_in_the_root(tmp_path):
     text = """
 import sys
 from zfsvol.host import command
-from zfsvol.verbs import plugin
+from zfsvol.verbs import plugin_srs
 from zfsvol.wire import protocol, table
-plugin.ls = lambda dbg: [command.run(['pwd'], 60)]
+plugin_srs.ls = lambda dbg: [command.run(['pwd'], 60)]
 sys.argv = ['Plugin.ls', '--json']
 protocol.main(table.VOLUME)
 """

@@ -6,7 +6,7 @@ import pytest
 from tests import contract
 from zfsvol import errors
 from zfsvol.host import command
-from zfsvol.verbs import datapath, sr, sr_attach, sr_detach, volume  # noqa: F401 - loads all modules that define errors
+from zfsvol.verbs import datapath, sr, sr_attach, sr_destroy, volume_idle  # noqa: F401 - loads all modules that define errors
 from zfsvol.wire import protocol
 from zfsvol.zfs import pool, pools, sendstream
 

@@ -299,11 +299,11 @@ class TestPipes:
             [
                 "import os, sys",
                 "from zfsvol import errors",
-                "from zfsvol.verbs import plugin",
+                "from zfsvol.verbs import plugin_srs",
                 "from zfsvol.wire import protocol, table",
                 "def ls(dbg):",
                 *("    " + line for line in body),
-                "plugin.ls = ls",
+                "plugin_srs.ls = ls",
                 "sys.argv = ['Plugin.ls', '--json']",
                 "protocol.main(table.VOLUME)",
             ]

@@ -14,7 +14,7 @@ from zfsvol.errors import InvalidArgument, StorageError
 from zfsvol.host import command, files
 from zfsvol.repository import sr as srs
 from zfsvol.repository.sr import SR
-from zfsvol.verbs import plugin
+from zfsvol.verbs import plugin_srs
 from zfsvol.zfs import history, kernel, pools
 from zfsvol.zfs.pool import Pool
 
@@ -69,7 +69,7 @@ def diagnose(file: "str | None" = None) -> "dict[str, Any]":
 
 def _contents() -> "dict[str, Callable[[], str]]":
     """What reads each file of the archive, by the file's name."""
-    found: "dict[str, Callable[[], str]]" = {"summary.txt": lambda: plugin.diagnostics("")}
+    found: "dict[str, Callable[[], str]]" = {"summary.txt": lambda: plugin_srs.diagnostics("")}
     for name, argv in _OF_HOST.items():
         found[name] = _running(argv)
     found["log.txt"] = _log

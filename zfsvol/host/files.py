@@ -5,7 +5,6 @@ import os
 import re
 
 _UNFINISHED = ".new"
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Mount:
@@ -41,7 +40,7 @@ def swaps() -> "list[str]":
 
 def _unescaped(field: str) -> str:
     # The kernel writes blanks, tabs, line breaks, backslashes and '#' as octal numbers.
-    return _ESCAPE.sub(lambda found: chr(int(found.group(1), 8)), field)
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), field)
 
 
 def unfinished(path: str) -> str:

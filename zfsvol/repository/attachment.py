@@ -10,13 +10,11 @@ Each step is recorded before it is done, so the next verb can continue after a c
 holds the VDI's lock (`record.Locked`) unless its docstring says otherwise. Every function may be repeated.
 """
 
-import os
-
 from zfsvol import log, naming, properties
 from zfsvol.errors import InvalidArgument, NodeMissing, SRUnavailable, StorageError, VDIInUse
 from zfsvol.host import files, tapdisk, xen
 from zfsvol.host.tapdisk import Tapdisk
-from zfsvol.repository import lineage
+from zfsvol.repository import lineage, links
 from zfsvol.repository import record as records
 from zfsvol.repository.record import NODE, READ, TAPDISK, WRITE, Record
 from zfsvol.repository.sr import ALONE, CHANGE
@@ -27,23 +25,10 @@ BLKBACK = "blkback"
 
 _NOT_GIVEN = ""  # in place of the domain's node, until the domain is given one
 
-# Links that exist while the VDI is activated. The first leads to the zvol's node; tapdisk opens the node by this path.
-# The second contains the first: rrdp-iostat looks there for the VDI that belongs to the path which a tapdisk opened. It
-# caches the answer for ever, so the path must belong to one VDI alone. A node does not: another zvol may get it later.
-DEVICES = "/dev/zfs-vol"
-STATISTICS = "/dev/sm/phy"
-# The link to the tapdisk's socket, while a tapdisk serves the VDI.
-SERVERS = os.path.join(tapdisk.CONTROL, "nbd")
-
-
-def _link(directory: str, record: Record) -> str:
-    # By the SR's uuid, as rrdp-iostat expects. A host attaches at most one SR with the same uuid at a time.
-    return os.path.join(directory, record.sr.uuid, record.key)
-
 
 def nbd_socket(record: Record) -> str:
     """The path of the NBD server's socket: a link that stays the same for every tapdisk that serves this VDI."""
-    return _link(SERVERS, record)
+    return links.path(links.SERVERS, record)
 
 
 def _tapdisk(record: Record) -> Tapdisk:
@@ -150,8 +135,8 @@ def activate(record: Record, domain: str, mode: str) -> None:
     record.active[domain] = mode
     record.save()
     try:
-        files.link(str(record.node), _link(DEVICES, record))
-        files.link(_link(DEVICES, record), _link(STATISTICS, record))
+        files.link(str(record.node), links.path(links.DEVICES, record))
+        files.link(links.path(links.DEVICES, record), links.path(links.STATISTICS, record))
         if record.way(domain) == TAPDISK:
             _serve(record, mode)
     except Exception:
@@ -172,7 +157,7 @@ def _serve(record: Record, mode: str) -> None:
     if record.tapdisk is None:
         # Keep the node open until the tapdisk has it open, so that it cannot become another zvol's.
         with node.Opened(str(record.node), record.zvol):
-            record.tapdisk = tapdisk.new(_link(DEVICES, record), readonly=readonly)
+            record.tapdisk = tapdisk.new(links.path(links.DEVICES, record), readonly=readonly)
             record.save()
             _tapdisk(record).start(record.save)
     files.link(_tapdisk(record).socket(), nbd_socket(record))
@@ -200,8 +185,8 @@ def deactivate(record: Record, domain: str) -> None:
         _stop(record)
     del record.active[domain]
     if not record.active:
-        files.remove(_link(STATISTICS, record))
-        files.remove(_link(DEVICES, record))
+        files.remove(links.path(links.STATISTICS, record))
+        files.remove(links.path(links.DEVICES, record))
     record.save()
 
 

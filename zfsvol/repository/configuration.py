@@ -12,9 +12,10 @@ from zfsvol import naming
 from zfsvol.errors import DeviceMissing, InvalidArgument
 from zfsvol.naming import require_dataset_name
 
-# Sizes as ZFS accepts them: 500G, 1.5T, 500GB, 2TiB, 1048576, none.
-_SIZE = re.compile(r"([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z", re.IGNORECASE)
-_BLOCK = re.compile(r"([0-9]+)(K?)(I?B)?\Z", re.IGNORECASE)
+# Sizes as ZFS accepts them: 500G, 1.5T, 500GB, 2TiB, 1048576, none. Compiled when needed: most verbs that import this
+# do not check a device-config.
+_SIZE = r"(?i)([0-9]+(\.[0-9]+)?([KMGTPEZ](I?B)?|B)?|none)\Z"
+_BLOCK = r"(?i)([0-9]+)(K?)(I?B)?\Z"
 
 _ON_OFF = ("on", "off")
 _LEVELS = tuple(str(level) for level in range(1, 20))
@@ -124,7 +125,7 @@ def checked(name: str, value: str, where: str = "device-config:") -> str:
     choices = KEYS[name].choices
     if choices is not None and value not in choices:
         raise InvalidArgument(f"{where}{name}={value} is not allowed; choose one of {', '.join(choices)}.")
-    if name in ("quota", "reservation") and not _SIZE.match(value):
+    if name in ("quota", "reservation") and not re.match(_SIZE, value):
         raise InvalidArgument(f"{where}{name}={value} is no size; write it as 500G or 2T.")
     if name in SCHEDULES:
         from zfsvol.repository import schedule  # only SR.create and `set` of care need it
@@ -137,7 +138,7 @@ def checked(name: str, value: str, where: str = "device-config:") -> str:
 
 
 def _in_bytes(block: str) -> str:
-    found = _BLOCK.match(block)
+    found = re.match(_BLOCK, block)
     size = str(int(found.group(1)) * (1024 if found.group(2) else 1)) if found else block
     return size if size in VOLBLOCKSIZES else block
 

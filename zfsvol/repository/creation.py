@@ -62,7 +62,7 @@ def create_pool(root: Root, values: "dict[str, str]", texts: "dict[str, str]") -
             pool_properties=pool_properties,
             root_properties=_root_properties(values, texts, defaults=True),
         )
-    guid = pools.guid(sr.zfs)
+    guid = sr.zfs.guid()
     changes.set_properties(sr.zfs, sr.dataset, {naming.SR_POOL_GUID: guid})
     where = ",".join(wanted.devices) if place == "device" else " ".join(wanted.words)
     return dict(values, **{place: where, "sr_uuid": root.uuid, "pool-guid": guid})
@@ -75,7 +75,7 @@ def create_dataset(root: Root, values: "dict[str, str]", texts: "dict[str, str]"
         raise SRUnavailable(f"The pool {root.pool} is not imported: 'zpool import {root.pool}', or name another.")
     sr.zfs.require()
     _require_place(sr, values)
-    guid = pools.guid(sr.zfs)
+    guid = sr.zfs.guid()
     texts[naming.SR_POOL_GUID] = guid
     texts[naming.SR_VOLBLOCKSIZE] = values.get("volblocksize") or str(_volblocksize_of(sr))
     root_properties = dict(_root_properties(values, texts, defaults=False), mountpoint="none")

@@ -29,7 +29,7 @@ _GIB = 1 << 30
 _MIB = 1 << 20
 
 # The names of other programs' snapshots: autosnap_2026-11-26_12:00:00_daily, syncoid_host_2026-…, zrepl_2026….
-_SERIES = re.compile(r"^([^\d@]*?[_-])?.*\d.*$")
+_SERIES = r"^([^\d@]*?[_-])?.*\d.*$"
 
 
 class Family:
@@ -121,7 +121,9 @@ def kept_sentence(zvols: "dict[str, dict[str, str]]", snapshots: "dict[str, dict
     theirs = [
         name for name, values in snapshots.items() if name.partition("@")[0] in kept and is_of_others(name, values)
     ]
-    series = sorted({_SERIES.sub(r"\1*", name.rpartition("@")[2]) if not is_ours(name) else "holds" for name in theirs})
+    series = sorted(
+        {re.sub(_SERIES, r"\1*", name.rpartition("@")[2]) if not is_ours(name) else "holds" for name in theirs}
+    )
     size = sum(int(zvols[name]["used"]) for name in kept)
     shown = ", ".join(series[:5]) + (" …" if len(series) > 5 else "")
     return f"{human(size)} of deleted disks ({len(kept)}) are kept by snapshots that are not the driver's: {shown}"

@@ -49,7 +49,7 @@ def renew(dataset: str) -> str:
         if copy.owns_pool:
             return _renew_pool(copy, uuid)
         root = Root(f"{dataset.rpartition('/')[0]}/{naming.PREFIX}{uuid}")
-        changes.set_properties(copy.zfs, dataset, {naming.SR_UUID: uuid, naming.SR_POOL_GUID: pools.guid(copy.zfs)})
+        changes.set_properties(copy.zfs, dataset, {naming.SR_UUID: uuid, naming.SR_POOL_GUID: copy.zfs.guid()})
         changes.rename(copy.zfs, dataset, root.dataset)
         changes.inherit_below(copy.zfs, root.dataset, naming.BECOMES)
     return root.dataset
@@ -91,10 +91,10 @@ def _references(
 
 def _renew_pool(copy: SR, uuid: str) -> str:
     pools.new_guid(copy.zfs)
-    changes.set_properties(copy.zfs, copy.dataset, {naming.SR_UUID: uuid, naming.SR_POOL_GUID: pools.guid(copy.zfs)})
+    changes.set_properties(copy.zfs, copy.dataset, {naming.SR_UUID: uuid, naming.SR_POOL_GUID: copy.zfs.guid()})
     changes.inherit_below(copy.zfs, copy.dataset, naming.BECOMES)
     devices = pools.devices(copy.zfs)
-    guid = pools.guid(copy.zfs)
+    guid = copy.zfs.guid()
     pools.export(copy.zfs)
     renamed = Root(naming.PREFIX + uuid)
     # The import gives the pool its name; SR.attach does the next one.

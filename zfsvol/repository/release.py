@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""All attachments of an SR together: SR.attach clears up old ones, SR.detach and SR.destroy release them."""
+"""All attachments of an SR together, for SR.attach, SR.detach and SR.destroy.
 
-import os
+The datapath's modules are imported only if there is an attachment, as in `idle`.
+"""
 
 from zfsvol import log
 from zfsvol.errors import SRInUse, StorageError
-from zfsvol.host import blockdevice, lock
-from zfsvol.repository import attachment
+from zfsvol.host import lock
+from zfsvol.repository import links
 from zfsvol.repository import record as records
 from zfsvol.repository.record import Locked, Record
 from zfsvol.repository.sr import SR
-from zfsvol.zfs import datasets, node, programs
+from zfsvol.zfs import programs
+from zfsvol.zfs.pool import Busy, Missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +33,17 @@ def for_each(
                     action(record)
         except StorageError as error:
             log.warning(f"{sr.volume(key)}: {error}")
+
+
+def drop_dead(sr: SR) -> None:
+    """Ends what dead tapdisks and VMs that are gone have of the SR. Failures are only logged. May be slow.
+
+    Takes the lock of each VDI, so the caller must not hold the SR's lock.
+    """
+    if records.all_of(sr):
+        from zfsvol.repository import attachment  # see above
+
+        for_each(sr, attachment.drop_dead)
 
 
 class AllLocked:
@@ -66,7 +79,7 @@ def require_inactive(sr: SR) -> None:
             )
 
 
-def require_closed(sr: SR) -> None:
+def _require_closed(sr: SR) -> None:
     """Raises SRInUse if a program or the kernel has a zvol or a snapshot of the SR open.
 
     OpenZFS 2.1 refuses to export a pool with an open zvol, but destroys half of an SR before it refuses the rest. 2.3
@@ -74,6 +87,8 @@ def require_closed(sr: SR) -> None:
     """
     opened = programs.open_below(sr.zfs, sr.dataset)
     if opened:
+        from zfsvol.host import blockdevice  # for the message only
+
         users = blockdevice.open_zvols(sr.dataset)
         names = (name[len(sr.dataset) + 1 :] for name in opened)
         listed = (f"{name} by {', '.join(users.get(name, ['the kernel or a VM']))}" for name in names)
@@ -87,6 +102,8 @@ def release(sr: SR) -> None:
     """
     require_inactive(sr)
     for key in records.all_of(sr):
+        from zfsvol.repository import attachment  # see above
+
         record = records.read(sr, key)
         record.attached.clear()
         if not attachment.forget_unused(record):
@@ -94,33 +111,17 @@ def release(sr: SR) -> None:
                 f"The SR {sr.uuid} is in use: something has {record.node} open, the device of the VDI {key}. "
                 f"'fuser -v {record.node}' shows what."
             )
-    for directory in (attachment.DEVICES, attachment.STATISTICS, attachment.SERVERS):
-        try:
-            os.rmdir(os.path.join(directory, sr.uuid))
-        except OSError:
-            pass  # it does not exist, or holds the links of another SR with this uuid
+    links.remove_directories(sr)
 
 
-def hide_unused(sr: SR) -> None:
-    """Removes the nodes and records of VDIs that nobody has attached. Failures are only logged.
-
-    The caller holds the SR's exclusive lock.
-    """
-    for key in records.all_of(sr):
-        try:
-            record = records.read(sr, key)
-            if not record.attached:
-                attachment.forget_unused(record)
-        except StorageError as error:
-            log.warning(f"{sr.volume(key)}: {error}")
-    # Their volmode is not none, and nobody has them attached. A volmode of none may be a person's setting.
-    left = [
-        zvol
-        for zvol, value in datasets.with_own_volmode(sr.zfs, sr.dataset).items()
-        if value != "none" and not records.exists(sr, zvol.rpartition("/")[2])
-    ]
-    if left:
-        log.warning(f"{', '.join(left)}: removing device nodes of zvols that nobody has attached")
-        node.wait(left)
-    for zvol in left:
-        node.hide(sr.zfs, zvol, None)
+def leave(action: "Callable[..., None]", sr: SR) -> None:
+    """Exports or destroys the SR by `action`. Raises SRInUse, with nothing changed, if one of its zvols is open."""
+    _require_closed(sr)
+    try:
+        action(sr.zfs)
+    except Missing:
+        pass
+    except Busy:
+        raise SRInUse(
+            f"The SR {sr.uuid} is in use: something has one of its disks open. Shut down the VMs that use it."
+        ) from None

@@ -16,7 +16,7 @@ from zfsvol.host import files, lock
 from zfsvol.naming import Root
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.vdi import VDI
-from zfsvol.zfs import datasets, pools
+from zfsvol.zfs import datasets
 from zfsvol.zfs.pool import Missing, Pool
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ class SR(Root):
     @property
     def guid(self) -> str:
         """The guid of its pool. Raises SRUnavailable."""
-        return self.attached_from or pools.guid(self.zfs)
+        return self.attached_from or self.zfs.guid()
 
     def mark_attached(self, guid: str) -> None:
         """Marks the SR as attached from this pool."""

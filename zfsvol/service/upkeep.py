@@ -10,7 +10,7 @@ import time
 
 from zfsvol import log
 from zfsvol.errors import LockTimeout, StorageError
-from zfsvol.repository import attachment, family, release, repair
+from zfsvol.repository import attachment, family, leftovers, release, repair
 from zfsvol.repository.sr import READ, SR
 
 TYPE_CHECKING = False
@@ -73,4 +73,4 @@ class Upkeep:
             if todo:
                 log.info(f"{sr.dataset}: {len(todo)} things are half done")
                 repair.repair(sr)
-            release.hide_unused(sr)
+            leftovers.hide_unused(sr)

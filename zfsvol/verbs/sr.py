@@ -1,32 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The verbs on an attached SR: its state, its VDIs, its name and description.
+"""The verbs on an attached SR: its VDIs, its name and description.
 
 Arguments and results are those of the SMAPIv3 interface; sizes are bytes.
 """
 
 from zfsvol import naming, properties
-from zfsvol.repository import family, health
+from zfsvol.repository import family
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
 from zfsvol.repository.sr import CHANGE, READ
 from zfsvol.zfs import changes
 from zfsvol.zfs.pool import Missing
-
-
-def stat(dbg: str, sr: str) -> "dict[str, object]":
-    """The SR's names, sizes and health: an `sr_stat`.
-
-    free_space is the space that ZFS would still give to its disks, after parity, reservations, quota and ZFS's own
-    reserve; total_space adds the space that the SR uses. Raises SRUnavailable if the pool is missing or suspended: its
-    sizes and names cannot be read, and made-up ones would overwrite those in xapi.
-    """
-    found = srs.find(sr)
-    notes = found.unfinished
-    if found.may_keep:
-        kept = health.kept(found)
-        notes += [kept] if kept else []
-        found.note_kept(is_any=bool(kept))
-    return health.stat(found.zfs, found.dataset, found, notes)
 
 
 def ls(dbg: str, sr: str) -> "list[dict[str, object]]":

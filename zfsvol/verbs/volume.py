@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The Volume verbs that look at a VDI or change its metadata. A VDI is a zvol below the SR's root with properties.
+"""Volume.stat, which the client calls before every other verb on a VDI.
 
-Arguments and results are those of the SMAPIv3 interface; sizes are bytes. All that clients see of a change happens in
-one transaction. So after a crash at any moment, each VDI is unchanged or changed as requested.
+Arguments and results are those of the SMAPIv3 interface; sizes are bytes.
 """
 
-from zfsvol import naming, properties
 from zfsvol.errors import VDIUnavailable
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
-from zfsvol.repository.sr import CHANGE, READ, SR
-from zfsvol.repository.vdi import VDI
-from zfsvol.zfs import programs
+from zfsvol.repository.sr import READ
 
 
 def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
@@ -28,50 +24,3 @@ def stat(dbg: str, sr: str, key: str) -> "dict[str, object]":
         with found.locked(READ):
             vdi = found.vdi(key)
     return vdis.record(vdi, taken=int(vdi.values["used"]))
-
-
-def set_name(dbg: str, sr: str, key: str, new_name: str) -> None:
-    """Renames the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
-    _set(sr, key, properties.encode(naming.VDI_NAME, new_name))
-
-
-def set_description(dbg: str, sr: str, key: str, new_description: str) -> None:
-    """Describes the VDI. Raises InvalidArgument (too long), VDIUnavailable, SRUnavailable."""
-    _set(sr, key, properties.encode(naming.VDI_DESCRIPTION, new_description))
-
-
-def set(dbg: str, sr: str, key: str, k: str, v: str) -> None:  # noqa: A001
-    """Stores the client's value `v` under its key `k`. Raises InvalidArgument (too long), VDIUnavailable."""
-    _set(sr, key, properties.encode_key(k, v))
-
-
-def _set(sr: str, key: str, values: "dict[str, str]") -> None:
-    with srs.opened(sr, CHANGE) as found:
-        assign(found, found.vdi(key), values)
-
-
-def assign(sr: SR, vdi: VDI, values: "dict[str, str]") -> None:
-    """Sets these properties of the VDI, unless they are so already. Raises VDIUnavailable."""
-    # A change waits until the pool has written a transaction group, which takes seconds on busy disks.
-    if any(vdi.values.get(name) != value for name, value in values.items()):
-        _require_changed(sr, vdi.key, programs.set_on_vdis(sr.zfs, [vdi.zvol], values))
-
-
-def unset(dbg: str, sr: str, key: str, k: str) -> None:
-    """Removes the client's key `k`, if it is set. Raises VDIUnavailable, SRUnavailable."""
-    name = properties.key_property(k)
-    with srs.opened(sr, CHANGE) as found:
-        clear(found, found.vdi(key), name)
-
-
-def clear(sr: SR, vdi: VDI, name: str) -> None:
-    """Unsets this property of the VDI, if it is set. Raises VDIUnavailable."""
-    if name in vdi.values:
-        _require_changed(sr, vdi.key, programs.unset_on_vdi(sr.zfs, vdi.zvol, name))
-
-
-def _require_changed(sr: SR, key: str, changed: int) -> None:
-    """Raises VDIUnavailable if ZFS did not find the VDI any more."""
-    if not changed:
-        sr.vdi(key)
-        raise VDIUnavailable(f"The VDI {key} of the SR {sr.uuid} was renamed just now: try again.")

@@ -10,7 +10,7 @@ from zfsvol.errors import InvalidArgument
 from zfsvol.repository import sr as srs
 from zfsvol.repository.sr import CHANGE, SR
 from zfsvol.repository.vdi import VDI
-from zfsvol.verbs import volume
+from zfsvol.verbs import volume_set
 
 # Those that the client lets track their changes; it takes a VDI without a type for a user's.
 _TYPES = ("user", "system", "")
@@ -22,13 +22,13 @@ def enable_cbt(dbg: str, sr: str, key: str) -> None:
     Raises InvalidArgument (a snapshot, a disk that is reset at boot, a VDI of another type), VDIUnavailable.
     """
     with srs.opened(sr, CHANGE) as found:
-        volume.assign(found, _trackable(found, key), {naming.VDI_CBT: "on"})
+        volume_set.assign(found, _trackable(found, key), {naming.VDI_CBT: "on"})
 
 
 def disable_cbt(dbg: str, sr: str, key: str) -> None:
     """Takes the mark away; snapshots keep theirs. Idempotent. Raises as `enable_cbt`."""
     with srs.opened(sr, CHANGE) as found:
-        volume.clear(found, _trackable(found, key), naming.VDI_CBT)
+        volume_set.clear(found, _trackable(found, key), naming.VDI_CBT)
 
 
 def _trackable(sr: SR, key: str) -> VDI:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 VOLUME: "Verbs" = {
     "Plugin.Query": ("plugin", "query", {}),
-    "Plugin.diagnostics": ("plugin", "diagnostics", {}),
-    "Plugin.ls": ("plugin", "ls", {}),
+    "Plugin.diagnostics": ("plugin_srs", "diagnostics", {}),
+    "Plugin.ls": ("plugin_srs", "ls", {}),
     "SR.create": ("sr_attach", "create", {"uuid": str, "configuration": _TEXTS, "name": str, "description": str}),
     "SR.attach": ("sr_attach", "attach", {"configuration": _TEXTS}),
     "SR.detach": ("sr_detach", "detach", SR),
-    "SR.destroy": ("sr_detach", "destroy", SR),
-    "SR.stat": ("sr", "stat", SR),
+    "SR.destroy": ("sr_destroy", "destroy", SR),
+    "SR.stat": ("sr_stat", "stat", SR),
     "SR.ls": ("sr", "ls", SR),
     "SR.probe": ("sr_attach", "probe", {"configuration": _TEXTS}),
     "SR.set_name": ("sr", "set_name", {"sr": str, "new_name": str}),
@@ -52,10 +52,10 @@ VOLUME: "Verbs" = {
         {"sr": str, "key": str, "key2": str, "offset": int, "length": int},
     ),
     "Volume.stat": ("volume", "stat", VDI),
-    "Volume.set": ("volume", "set", {"sr": str, "key": str, "k": str, "v": str}),
-    "Volume.unset": ("volume", "unset", {"sr": str, "key": str, "k": str}),
-    "Volume.set_name": ("volume", "set_name", {"sr": str, "key": str, "new_name": str}),
-    "Volume.set_description": ("volume", "set_description", {"sr": str, "key": str, "new_description": str}),
+    "Volume.set": ("volume_set", "set", {"sr": str, "key": str, "k": str, "v": str}),
+    "Volume.unset": ("volume_set", "unset", {"sr": str, "key": str, "k": str}),
+    "Volume.set_name": ("volume_set", "set_name", {"sr": str, "key": str, "new_name": str}),
+    "Volume.set_description": ("volume_set", "set_description", {"sr": str, "key": str, "new_description": str}),
 }
 
 DATAPATH: "Verbs" = {

@@ -7,7 +7,7 @@ from zfsvol import log
 from zfsvol.errors import NoSpace, SRUnavailable, StorageError
 from zfsvol.host import command
 from zfsvol.host.command import READ_LIMIT, STREAM_LIMIT, WRITE_LIMIT, CommandFailed, CommandTimeout
-from zfsvol.zfs import kernel, text
+from zfsvol.zfs import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,8 +125,17 @@ class Pool:
         """Properties of the pool, in the order asked for. Raises Missing."""
         return self.read(["zpool", "list", "-Hp", "-o", ",".join(columns), self.name]).rstrip("\n").split("\t")
 
+    def guid(self) -> str:
+        """The pool's guid, a decimal number. Raises SRUnavailable if the pool is not imported."""
+        try:
+            return self.values("guid")[0]
+        except Missing:
+            raise SRUnavailable(f"The pool {self.name} is not imported on this host.") from None
+
     def _illness(self) -> str:
         """Why the pool is suspended, by `zpool status`, which usually still answers."""
+        from zfsvol.zfs import text  # for the message only
+
         try:
             return text.read(command.run(status_command(self.name), _SUSPENDED_LIMIT))[0].health()
         except (StorageError, IndexError) as error:

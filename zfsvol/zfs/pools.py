@@ -5,7 +5,7 @@ The guid identifies a pool. Two pools may have the same name, and a guest may gi
 """
 
 from zfsvol import log
-from zfsvol.errors import LockTimeout, SRInUse, SRUnavailable
+from zfsvol.errors import LockTimeout, SRInUse
 from zfsvol.host import command, lock
 from zfsvol.host.command import READ_LIMIT, CommandFailed
 from zfsvol.zfs import text
@@ -175,11 +175,3 @@ def export(pool: Pool) -> None:
 def destroy(pool: Pool) -> None:
     """Raises as `export`. `zpool import -D` can bring the pool back until its disks are used again."""
     pool.change(["zpool", "destroy", pool.name])
-
-
-def guid(pool: Pool) -> str:
-    """The pool's guid, a decimal number. Raises SRUnavailable if the pool is not imported."""
-    try:
-        return pool.values("guid")[0]
-    except Missing:
-        raise SRUnavailable(f"The pool {pool.name} is not imported on this host.") from None
