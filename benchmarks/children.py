@@ -5,6 +5,7 @@ FILE gets a JSON list with a pair for each child, in the order of their starts: 
 """
 
 import json
+import os
 import sys
 
 from zfsvol.host import command
@@ -27,11 +28,11 @@ def main() -> None:
         started.append(child)
 
     command.Child.__init__ = noted_start  # type: ignore[assignment, method-assign]
-    try:
-        protocol.main(table.DATAPATH if sys.argv[0].startswith("Datapath.") else table.VOLUME)
-    finally:
-        with open(path, "w") as file:
-            json.dump([[child.argv, child.returncode] for child in started], file)
+    verb = os.path.basename(sys.argv[0])
+    status = protocol.serve(table.DATAPATH if verb.startswith("Datapath.") else table.VOLUME, verb)
+    with open(path, "w") as file:
+        json.dump([[child.argv, child.returncode] for child in started], file)
+    sys.exit(status)
 
 
 main()

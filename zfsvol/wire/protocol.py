@@ -28,7 +28,11 @@ def main(verbs: "Verbs") -> None:
     if verb not in verbs:
         sys.exit("{}: call it by the name of a verb: {}.".format(verb, ", ".join(verbs)))
     if "--json" in sys.argv[1:]:
-        sys.exit(_serve(verbs, verb))
+        status = serve(verbs, verb)
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(status)  # the answer is out: the user need not wait until Python has removed all modules
     from zfsvol.wire import commandline  # only needed for people
 
     function = implementation(verbs, verb)
@@ -42,7 +46,8 @@ def implementation(verbs: "Verbs", verb: str) -> "Callable[..., Any]":
     return found  # type: ignore[no-any-return]
 
 
-def _serve(verbs: "Verbs", verb: str) -> int:
+def serve(verbs: "Verbs", verb: str) -> int:
+    """Answers the request on stdin and returns the exit status: 0, or 1 if the answer is an error."""
     # stdout is for the answer alone: anything else printed goes to stderr, which the client logs.
     answer_pipe = os.dup(1)
     os.dup2(2, 1)
