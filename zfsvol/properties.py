@@ -12,12 +12,23 @@ value holds both: `["key", "value"]`.
 
 import json
 
+from zfsvol import naming
 from zfsvol.errors import InvalidArgument
 
 PIECE = 8000
 PIECES = 16
 
 KEY_PREFIX = "zfsvol:key:"
+
+# The hashes of keys that xapi or the driver sets on nearly every disk. To compute one, hashlib has to load OpenSSL.
+_HASHES = {
+    naming.TEMPORARY: "73cdd8649a7e78f078b8174f9ff7d5ec",
+    naming.IS_A_SNAPSHOT: "de3afccfc45a08b3deee9336d131de2d",
+    naming.SNAPSHOT_OF: "cc4d307d82ecb9fb1a151b686e3f951a",
+    naming.SNAPSHOT_TIME: "0104506b482cb104912b798e286e5404",
+    naming.TYPE: "c0e93e89fc54cba2e19f6717308aa1be",
+    naming.CONTENT: "df42ee6b10012903b2a03efe67ce6982",
+}
 
 
 def encode(name: str, value: object) -> "dict[str, str]":
@@ -72,10 +83,13 @@ def text(properties: "dict[str, str]", name: str) -> str:
 
 def key_property(key: str) -> str:
     """The name of the property that stores the client's key `key`."""
-    import hashlib  # it loads OpenSSL, and most verbs only read keys
+    return KEY_PREFIX + (_HASHES.get(key) or _hash(key))
 
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return KEY_PREFIX + digest[:32]
+
+def _hash(key: str) -> str:
+    import hashlib  # rarely needed: see _HASHES
+
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def encode_key(key: str, value: str) -> "dict[str, str]":

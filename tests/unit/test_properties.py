@@ -218,6 +218,10 @@ class TestKeys:
         # Leaves room for the number of a piece.
         assert len(properties.key_property(key)) < 250
 
+    @pytest.mark.parametrize("key", properties._HASHES)
+    def test_known_hashes(self, key):
+        assert properties._HASHES[key] == properties._hash(key)
+
     def test_new_value_of_a_key(self):
         stored = properties.encode_key("k", text_of_json_length(2 * properties.PIECE))
         stored.update(properties.encode_key("k", "short"))
