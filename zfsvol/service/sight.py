@@ -23,8 +23,8 @@ class Sight:
     """The result of a look, which is never changed.
 
     `time`: seconds since 1970. `state`: the pool's state in the kernel; None if it is not imported. `topology`: its
-    devices; None if zpool does not tell them in time. `numbers`: see `core.numbers`; None likewise. `labels`: what
-    people know the disks by that are there, by guid.
+    devices; None if zpool does not tell them in time. `numbers`: see `core.numbers`; None likewise. `fragmentation`:
+    of the pool's free space, from 0 to 1; None likewise. `labels`: what people know the disks by that are there, by guid.
     """
 
     def __init__(
@@ -33,12 +33,14 @@ class Sight:
         state: "str | None",
         topology_: "Topology | None",
         numbers: "Numbers | None",
+        fragmentation: "float | None",
         labels: "dict[str, str]",
     ) -> None:
         self.time = when
         self.state = state
         self.topology = topology_
         self.numbers = numbers
+        self.fragmentation = fragmentation
         self.labels = labels
 
     @property
@@ -58,13 +60,20 @@ def look(sr: SR) -> Sight:
     """Looks at the SR. May take as long as its pool needs to answer, or some minutes if it does not."""
     now = time.time()
     state = kernel.state(sr.pool)
-    found = numbers = None
+    found = numbers = fragmentation = None
     if state is not None:
         found = _read(lambda: topology.read(sr.zfs), sr)
     if state not in (None, kernel.SUSPENDED):
         numbers = _read(lambda: core.numbers(sr.zfs, sr.dataset), sr)
+        fragmentation = _read(lambda: _fragmentation(sr), sr)
     disks = found.disks if found is not None else []
-    return Sight(now, state, found, numbers, {disk.guid: _label(disk) for disk in disks if _is_there(disk)})
+    labels = {disk.guid: _label(disk) for disk in disks if _is_there(disk)}
+    return Sight(now, state, found, numbers, fragmentation, labels)
+
+
+def _fragmentation(sr: SR) -> "float | None":
+    (percent,) = sr.zfs.values("fragmentation")
+    return int(percent.rstrip("%")) / 100 if percent.rstrip("%").isdigit() else None  # "-" if the pool does not know it
 
 
 def _is_there(disk: Vdev) -> bool:
@@ -84,3 +93,12 @@ def _read(read: "Callable[[], _Read]", sr: SR) -> "_Read | None":
     except StorageError as error:
         log.warning(f"{sr.dataset}: {error}")
         return None
+
+
+def _fragmentation(sr: SR) -> "float | None":
+    try:
+        (percent,) = sr.zfs.values("fragmentation")
+    except (StorageError, ValueError) as error:
+        log.warning(f"{sr.pool}: 'zpool list' cannot be read: {error}")
+        return None
+    return int(percent) / 100 if percent.isdigit() else None  # "-" of a pool that does not know it

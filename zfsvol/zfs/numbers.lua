@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: LGPL-2.1-only
 -- What an SR uses of its pool, in bytes. Changes nothing. Argument: the root dataset of the SR.
--- Answer: used, available, logicalused (what the data would take without compression), and promised: the sum of the
--- sizes of all zvols but removed disks. Nothing if there is no such dataset.
+-- Answer: used, available, logicalused (what the data would take without compression), compressratio (100 times the
+-- ratio, of all data below the root, snapshots included), and promised: the sum of the sizes of all zvols but removed
+-- disks. Nothing if there is no such dataset.
 
 local root = (...)["argv"][1]
 
@@ -23,6 +24,7 @@ return {
     used = number(root, "used"),
     available = number(root, "available"),
     logicalused = number(root, "logicalused"),
+    compressratio = number(root, "compressratio"),
     promised = promised,
     disks = disks,
 }
