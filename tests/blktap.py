@@ -38,8 +38,14 @@ SHARED_MEMORY = Path("/dev/shm")
 OWN = Path("/run/fake-blktap")
 
 _DOMAINS = Path("/run/fake-xen/domains")
+_STORE = Path("/run/fake-xen/store")
+_READS = Path("/run/fake-xen/reads")
 _FAKES = Path(__file__).resolve().parent / "fakes"
-_STAND_INS = {"tap-ctl": _FAKES / "blktap" / "tap-ctl", "xenstore-list": _FAKES / "xen" / "xenstore-list"}
+_STAND_INS = {
+    "tap-ctl": _FAKES / "blktap" / "tap-ctl",
+    "xenstore-list": _FAKES / "xen" / "xenstore-list",
+    "xenstore-read": _FAKES / "xen" / "xenstore-read",
+}
 _PLACES = (Path("/usr/sbin"), Path("/usr/bin"))
 _LIMIT = 30
 
@@ -173,6 +179,30 @@ def _set_domains(ids: "set[str] | None") -> None:
         _DOMAINS.mkdir(parents=True)
         for one in ids:
             (_DOMAINS / one).touch()
+
+
+class xenstore:  # noqa: N801 - a function that can be undone
+    """Within a `with`, xenstore has these values by path, and nothing else but domains."""
+
+    def __init__(self, values: "dict[str, str]") -> None:
+        self._values = values
+
+    def __enter__(self) -> None:
+        self.__exit__()
+        for path, value in self._values.items():
+            file = Path(f"{_STORE}{path}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(value)
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(str(_STORE), ignore_errors=True)
+        if _READS.exists():
+            _READS.unlink()
+
+
+def xenstore_reads() -> int:
+    """How often the stand-in of xenstore-read was started within this `with`."""
+    return len(_READS.read_text().splitlines()) if _READS.exists() else 0
 
 
 # --- processes and what they leave
