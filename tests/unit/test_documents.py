@@ -8,6 +8,7 @@ import pytest
 from tests.client import CHECKOUT
 from zfsvol import naming
 from zfsvol.repository import configuration
+from zfsvol.service import sources
 
 
 def document(name: str) -> str:
@@ -37,6 +38,17 @@ def test_modules() -> None:
     package = CHECKOUT / "zfsvol"
     modules = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
     assert told == {name for name in modules if not name.endswith("__init__")}
+
+
+def test_data_sources() -> None:
+    rows = re.findall(
+        r"^\| (host|sr|vm) \| `([a-z_<>]+)` \| ([^|]+) \|", document("docs/administration.md"), re.MULTILINE
+    )
+    made = [("sr", source.name, source.units) for source in sources.SR]
+    made += [("host", source.name, source.units) for source in sources.HOST]
+    made += [("host", sources.host_name("<sr>").format(source.name), source.units) for source in sources.DISK]
+    made += [("vm", sources.vm_name("<device>").format(source.name), source.units) for source in sources.VM_DISK]
+    assert sorted(rows) == sorted(made)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@ whatever hangs.
 """
 
 import threading
+import time
 
 from zfsvol import log
 from zfsvol.repository import sr as srs
 from zfsvol.service import events
 from zfsvol.service.follower import Follower
 from zfsvol.service.messages import Sender
+from zfsvol.service.statistics import Statistics
+from zfsvol.service.work import PERIOD
 
 # Seconds.
 _TICK = 1
@@ -29,9 +32,17 @@ class Supervisor:
         """Follows until `stop` is set."""
         self._events.start(stop)
         self._sender.start(stop)
+        statistics = Statistics()
+        due = time.monotonic()
         while not stop.is_set():
             self._follow()
-            stop.wait(_TICK)
+            now = time.monotonic()
+            if now >= due:
+                statistics.update(now, list(self._followers.values()))
+                # A steady beat: xcp-rrdd, whose own is slower by a few milliseconds, then always finds something new.
+                due = due + PERIOD if now < due + PERIOD else now + PERIOD
+            stop.wait(min(_TICK, max(0.0, due - time.monotonic())))
+        statistics.close()
         for follower in self._followers.values():
             follower.leave()
 

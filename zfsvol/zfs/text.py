@@ -87,7 +87,7 @@ class Pool:
     def progress(self, kind: str) -> "float | None":
         """How far a "scrub" or a "resilver" is, from 0 to 1, also while it pauses; None if there is none.
 
-        Of several resilvers, how far the last is.
+        Of several resilvers, how far the slowest is.
         """
         done = []
         for scan in self.scans:
