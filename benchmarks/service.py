@@ -19,6 +19,8 @@ import time
 
 from benchmarks.pools import MIB, Pools
 from tests import blktap, client
+from zfsvol import naming
+from zfsvol.repository import record as records
 from zfsvol.repository.sr import SR
 from zfsvol.service.follower import Follower
 from zfsvol.service.sight import Sight
@@ -42,6 +44,18 @@ def attached_disk(sr: str, domain: int) -> "tuple[str, str]":
     for verb in ("attach", "activate"):
         client.call(f"Datapath.{verb}", uri=uri, domain=str(domain))
     return uri, str(domain)
+
+
+def xenstore(given: "list[tuple[str, str]]") -> "dict[str, str]":
+    """What the toolstack would have written of VMs with these disks."""
+    values = {}
+    for uri, domain in given:
+        root, key = naming.parse_uri(uri)
+        backend = f"/local/domain/0/backend/vbd/{domain}/51712"
+        node = records.read(SR(root.dataset), key).node
+        values.update({f"/local/domain/{domain}/vm": f"/vm/{client.new_uuid()}", f"{backend}/dev": "xvda"})
+        values[f"{backend}/params"] = str(node)
+    return values
 
 
 def processor_time(pid: int) -> "tuple[float, float]":
@@ -82,6 +96,7 @@ def updates(srs: "list[str]", directory: Path) -> str:
         follower.sight = Sight(follower.sr)
     statistics = Statistics(str(directory / "metrics"))
     statistics.update(0, followers)
+    time.sleep(5)  # until xenstore was asked
     began = time.process_time(), time.perf_counter()
     for turn in range(1, CALLS + 1):
         statistics.update(5 * turn, followers)
@@ -109,8 +124,9 @@ def main() -> None:
             while len(given) < number * SRS:
                 given.append(attached_disk(srs[len(given) % SRS], len(given) + 1))
             print(f"{SRS} SRs, {number} attached disks in each")
-            print(f"  one update: {updates(srs, directory)}", flush=True)
-            print(f"  the service: {idle_service(options.seconds)}", flush=True)
+            with blktap.domains(*(domain for _, domain in given)), blktap.xenstore(xenstore(given)):
+                print(f"  one update: {updates(srs, directory)}", flush=True)
+                print(f"  the service: {idle_service(options.seconds)}", flush=True)
         for uri, domain in given:
             for verb in ("deactivate", "detach"):
                 client.call(f"Datapath.{verb}", uri=uri, domain=domain)

@@ -101,6 +101,22 @@ def test_directory_is_made(tmp_path: Path) -> None:
     assert len(Reader(str(only(tmp_path / "metrics"))).read()) == 1
 
 
+def test_cannot_be_written_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, used = Metrics(str(tmp_path)), source()
+
+    def refused(_old: str, _new: str) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", refused)
+        for turn in range(2):
+            with pytest.raises(OSError, match="no"):
+                metrics.write(NOW + turn, [(used, 1)])
+            assert list(tmp_path.iterdir()) == []
+    metrics.write(NOW + 5, [(used, 2)])
+    assert [number.value for number in Reader(str(only(tmp_path))).read()] == [2]
+
+
 def test_never_torn(tmp_path: Path) -> None:
     """A reader in another process sees values of one update only, or refuses."""
     metrics, many = Metrics(str(tmp_path)), [source(str(i)) for i in range(300)]

@@ -22,6 +22,17 @@ def text(path: str) -> str:
         return file.read()
 
 
+def proc_text(path: str) -> str:
+    """The text of a small file of /proc or /sys, in four system calls, a third of those of `text`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # A short read of such a file does not mean that this is all.
+        pieces = list(iter(lambda: os.read(descriptor, 1 << 16), b""))
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces).decode("utf-8", "surrogateescape")
+
+
 def new_uuid() -> str:
     """A random uuid from the kernel: the import of Python's uuid module would take longer than the verb."""
     return text("/proc/sys/kernel/random/uuid").strip()

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/dev/shm/metrics"  # noqa: S108 - the protocol's
 
-# What the daemon does with a number: takes it as it is; divides it by the seconds since the last one; does so with
-# the difference to the last one.
+# What the daemon does with a number: takes it as it is; divides it by the seconds since the last one, which it knows
+# from the timestamps (older versions: from its own clock); does so with the difference to the last one.
 GAUGE = "gauge"
 ABSOLUTE = "absolute"
 DERIVE = "derive"
@@ -75,9 +75,10 @@ class Metrics:
         self._directory = directory
         self._path = ""
         self._descriptor = -1
+        self._sources: "list[Source]" = []
         self._metadata = b""
+        self._layout = struct.Struct(">d")
         self._made = 0
-        os.makedirs(directory, mode=0o755, exist_ok=True)
         for name in files.names(directory):
             if name.startswith(_PREFIX):
                 os.unlink(os.path.join(directory, name))
@@ -88,29 +89,36 @@ class Metrics:
         If the data sources are others than last time, or somebody has removed the file, there is a new one. A kill
         leaves the old file, the new one, or none, and maybe one that ends in `.tmp`. Raises OSError.
         """
-        metadata = f'{{"datasources": {{{", ".join(source.text for source, _ in readings)}}}}}'.encode()
-        kinds = "".join("q" if source.whole else "d" for source, _ in readings)
-        values = [int(value) if source.whole else float(value) for source, value in readings]
-        data = struct.pack(f">d{kinds}", time, *values)
-        changing = _COUNTS.pack(zlib.crc32(data), zlib.crc32(metadata), len(readings)) + data
-        if self._descriptor >= 0 and metadata == self._metadata and os.fstat(self._descriptor).st_nlink:
+        sources = [source for source, _ in readings]
+        is_same = sources == self._sources
+        if not is_same:
+            self._sources = sources
+            self._layout = struct.Struct(">d" + "".join("q" if source.whole else "d" for source in sources))
+            self._metadata = f'{{"datasources": {{{", ".join(source.text for source in sources)}}}}}'.encode()
+        data = self._layout.pack(time, *(int(value) if source.whole else value for source, value in readings))
+        changing = _COUNTS.pack(zlib.crc32(data), zlib.crc32(self._metadata), len(sources)) + data
+        if is_same and self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:
             # A reader that comes in between sees a wrong checksum. In one write that is shortest.
             os.pwrite(self._descriptor, changing, len(_MAGIC))
             return
         self.remove()
-        if readings:
-            self._create(_MAGIC + changing + _LENGTH.pack(len(metadata)) + metadata)
-            self._metadata = metadata
+        if sources:
+            self._create(_MAGIC + changing + _LENGTH.pack(len(self._metadata)) + self._metadata)
 
     def _create(self, content: bytes) -> None:
+        os.makedirs(self._directory, mode=0o755, exist_ok=True)
         self._made += 1
         path = os.path.join(self._directory, f"{_PREFIX}{os.getpid()}-{self._made}")
-        self._descriptor = os.open(path + ".tmp", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._path = path + ".tmp"
-        # os.write may write a part only, as when memory is short.
-        with os.fdopen(os.dup(self._descriptor), "wb") as file:
-            file.write(content)
-        os.rename(self._path, path)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # os.write may write a part only, as when memory is short.
+            with os.fdopen(os.dup(self._descriptor), "wb") as file:
+                file.write(content)
+            os.rename(self._path, path)
+        except OSError:
+            self.remove()
+            raise
         self._path = path
 
     def remove(self) -> None:

@@ -5,6 +5,7 @@ the followers saw at their last look.
 Called in the supervisor's thread, it never waits: it reads memory, /proc, /sys and the records of attached disks.
 """
 
+import os
 import time
 
 from zfsvol import log
@@ -24,7 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable, Sequence
 
-# Seconds. What a look saw that long ago says nothing any more: looks come once a minute, unless the pool hangs.
+# Seconds between two updates. xcp-rrdd reads every five seconds, skips the next two readings after one that it knows
+# already, and takes no harm from an update that it missed. So this beat is the faster one.
+BEAT = 4.99
+# What a look saw that many seconds ago says nothing any more: looks come once a minute, unless the pool hangs.
 _LASTING = 300
 
 _UNKNOWN = float("nan")
@@ -40,6 +44,7 @@ class Statistics:
         self._watch = Watch()
         self._arc = counters.Meter()
         self._guests = Guests()
+        self._records = _Records()
         self._last: "float | None" = None
         self._sources: "dict[tuple[str, ...], list[Source]]" = {}
         self._kept: "dict[tuple[str, ...], list[Source]]" = {}  # of the last update
@@ -60,7 +65,7 @@ class Statistics:
         seconds = now - self._last if self._last is not None else None
         self._last = now
         self._kept, self._sources = self._sources, {}
-        used = {follower.sr.dataset: _used(follower.sr) for follower in followed}
+        used = self._records.of(follower.sr for follower in followed)
         disks = {record.zvol: record.node for found in used.values() for record in found}
         works = self._watch.look(disks)
         readings: "list[tuple[Source, float]]" = []
@@ -147,15 +152,33 @@ def _by_blkback(record: Record) -> "list[str]":
     return [domain for domain in record.users(NODE) if records.is_guest(domain)]
 
 
-def _used(sr: SR) -> "list[Record]":
-    """The disks of the SR that somebody has attached. The others do nothing."""
-    found = []
-    for key in records.all_of(sr):
+class _Records:
+    """The records of attached disks, each of which is only read again after a verb has replaced it."""
+
+    def __init__(self) -> None:
+        self._known: "dict[str, tuple[tuple[int, int], Record]]" = {}
+
+    def of(self, srs: "Iterable[SR]") -> "dict[str, list[Record]]":
+        """The disks that somebody has attached, by the SR's root. The others do nothing."""
+        before, self._known = self._known, {}
+        found: "dict[str, list[Record]]" = {}
+        for sr in srs:
+            read = [self._read(Record(sr, key, {}).path, sr, key, before) for key in records.all_of(sr)]
+            found[sr.dataset] = [record for record in read if record is not None]
+        return found
+
+    def _read(
+        self, path: str, sr: SR, key: str, before: "dict[str, tuple[tuple[int, int], Record]]"
+    ) -> "Record | None":
         try:
-            found.append(records.read(sr, key))
+            status = os.stat(path)
+            version = (status.st_ino, status.st_mtime_ns)
+            known = before.get(path)
+            record = known[1] if known is not None and known[0] == version else records.read(sr, key)
         except (OSError, StorageError):
-            continue  # verbs on this disk say what is wrong
-    return found
+            return None  # verbs on this disk say what is wrong
+        self._known[path] = (version, record)
+        return record
 
 
 def is_blkback_alone(used: "list[Record]") -> bool:

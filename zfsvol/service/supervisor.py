@@ -13,8 +13,7 @@ from zfsvol.repository import sr as srs
 from zfsvol.service import events
 from zfsvol.service.follower import Follower
 from zfsvol.service.messages import Sender
-from zfsvol.service.statistics import Statistics
-from zfsvol.service.work import PERIOD
+from zfsvol.service.statistics import BEAT, Statistics
 
 # Seconds.
 _TICK = 1
@@ -39,8 +38,7 @@ class Supervisor:
             now = time.monotonic()
             if now >= due:
                 statistics.update(now, list(self._followers.values()))
-                # A steady beat: xcp-rrdd, whose own is slower by a few milliseconds, then always finds something new.
-                due = due + PERIOD if now < due + PERIOD else now + PERIOD
+                due = due + BEAT if now < due + BEAT else now + BEAT
             stop.wait(min(_TICK, max(0.0, due - time.monotonic())))
         statistics.close()
         for follower in self._followers.values():

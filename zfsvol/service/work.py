@@ -7,9 +7,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable
 
-# Seconds between two readings, and what the daemon divides by.
-PERIOD = 5
-
 _MIB = 1 << 20
 
 
@@ -56,10 +53,11 @@ class Work:
         }
 
     def as_rrdp_iostat(self, seconds: float) -> "dict[str, float]":
-        """The values of the data sources that rrdp-iostat makes of disks that tapdisks serve: sums of five seconds."""
-        scale = PERIOD / seconds
-        reads, writes = round(self.reads * scale), round(self.writes * scale)
-        read, written = self.bytes_read * scale / _MIB, self.bytes_written * scale / _MIB
+        """The values of the data sources that rrdp-iostat makes of disks that tapdisks serve.
+
+        Throughput, requests and iowait are sums, which the daemon divides by the time since the last values.
+        """
+        read, written = self.bytes_read / _MIB, self.bytes_written / _MIB
         waited = (self.read_time + self.write_time) / 1000
         return {
             "read_latency": self.read_latency,
@@ -67,10 +65,10 @@ class Work:
             "io_throughput_read": read,
             "io_throughput_write": written,
             "io_throughput_total": read + written,
-            "iops_read": reads,
-            "iops_write": writes,
-            "iops_total": reads + writes,
-            "iowait": waited * scale,
+            "iops_read": self.reads,
+            "iops_write": self.writes,
+            "iops_total": self.reads + self.writes,
+            "iowait": waited,
             "inflight": self.waiting,
             "latency": _mean(self.read_time + self.write_time, self.ended_reads + self.ended_writes),
             "avgqu_sz": waited / seconds,

@@ -89,7 +89,7 @@ def _kstat(path: str) -> "tuple[int, dict[str, str]]":
 
     The first line's sixth number is the time, the second line has titles, each other one a name, a type and a value.
     """
-    first, _, *rows = files.text(path).splitlines()
+    first, _, *rows = files.proc_text(path).splitlines()
     fields = [row.split(None, 2) for row in rows]
     return int(first.split()[5]), {row[0]: row[2].rstrip() for row in fields if len(row) == 3}
 
@@ -109,8 +109,9 @@ class Device:
 
 def device(node: str) -> "Device | None":
     """The counters of a device node, /dev/zd16; None if there is no such device."""
+    path = os.path.join(_BLOCK, os.path.basename(node), "stat")
     try:
-        return Device([int(word) for word in files.text(os.path.join(_BLOCK, os.path.basename(node), "stat")).split()])
+        return Device([int(word) for word in files.proc_text(path).split()])
     except (OSError, LookupError, ValueError):
         return None
 

@@ -68,6 +68,6 @@ def has_hostid() -> bool:
 def state(pool: str) -> "str | None":
     """The pool's state in the kernel: ONLINE, DEGRADED, FAULTED, SUSPENDED …; None if the pool is not imported."""
     try:
-        return files.text(os.path.join(_KSTAT, pool, "state")).strip()
+        return files.proc_text(os.path.join(_KSTAT, pool, "state")).strip()
     except OSError:
         return None
