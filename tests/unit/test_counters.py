@@ -73,6 +73,15 @@ class TestDatasets:
         put(kstat, "objset-0x9", "tank/renamed")
         assert not datasets.read(["tank/mine"])
 
+    def test_file_of_another_goes_and_is_mine_later(self, kstat: Path) -> None:
+        datasets = Datasets()
+        put(kstat, "objset-0x1", "tank/other")
+        assert not datasets.read(["tank/mine"])
+        (kstat / "objset-0x1").unlink()
+        assert not datasets.read(["tank/mine"])
+        put(kstat, "objset-0x1", "tank/mine")
+        assert datasets.read(["tank/mine"])
+
     def test_file_of_another_with_another_name_inside(self, kstat: Path) -> None:
         """It is looked at again, if only after a while."""
         datasets = Datasets()

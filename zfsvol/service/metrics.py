@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 DIRECTORY = "/dev/shm/metrics"  # noqa: S108 - the protocol's
 
 # What the daemon does with a number: takes it as it is; divides it by the seconds since the last one, which it knows
-# from the timestamps (older versions: from its own clock); does so with the difference to the last one.
+# from the timestamps (older versions: from its own clock; some of 2025 do not divide: xen-api#6646); does so with the
+# difference to the last one.
 GAUGE = "gauge"
 ABSOLUTE = "absolute"
 DERIVE = "derive"

@@ -73,15 +73,14 @@ class Datasets:
             self._open(pool, name, found)
 
     def _open(self, pool: str, name: str, found: "dict[str, Traffic]") -> None:
-        """Reads a file and notes whose it is, or forgets it."""
+        """Reads a file, unless it has just vanished, and notes whose it is."""
         try:
             born, values = _kstat(os.path.join(_KSTAT, pool, name))
             dataset = values["dataset_name"]
             found[dataset] = Traffic(born, values)
         except (OSError, LookupError, ValueError):
-            self._files[pool].pop(name, None)
-        else:
-            self._files[pool][name] = dataset
+            return
+        self._files[pool][name] = dataset
 
 
 def _kstat(path: str) -> "tuple[int, dict[str, str]]":
