@@ -39,8 +39,8 @@ def sight(
     found.described.fields.update(fields, state=state or "")
     if "scan" in fields:
         found.described.scans = [fields["scan"]]
-    values = {"used": used, "available": available, "logicalused": used, "promised": promised, "disks": 1}
-    return Sight(1000.0, state, found, Numbers(values), LABELS)
+    values = {"used": used, "available": available, "compressratio": 100, "promised": promised, "disks": 1}
+    return Sight(1000.0, state, found, Numbers({**values, "properties": {}}), labels=LABELS)
 
 
 def with_second(state: str, errors: str = "0 0 0 0", note: str = "") -> "Tuple[str, ...]":
@@ -57,8 +57,8 @@ class Watched:
     def __init__(self) -> None:
         self.journal = Journal(ROOT, "77")
 
-    def look(self, seen: Sight, *unfinished: str) -> "List[Tuple[str, int, str]]":
-        told = alarms.messages("SR “a”", seen, list(unfinished), self.journal)
+    def look(self, seen: Sight, *unfinished: str, late: "int | None" = None) -> "List[Tuple[str, int, str]]":
+        told = alarms.messages("SR “a”", seen, list(unfinished), late, self.journal)
         self.journal.note(told)
         return [(message.name, message.priority, message.text) for message in told]
 
@@ -183,7 +183,7 @@ class TestPool:
 
     def test_it_cannot_be_read(self, watched: Watched) -> None:
         watched.look(sight(*with_second("FAULTED", "0 0 5 0"), state="DEGRADED", used=97 * GIB, available=3 * GIB))
-        assert watched.names(Sight(1000.0, "SUSPENDED", None, None, {})) == [("ZFSVOL_POOL_SUSPENDED", 1)]
+        assert watched.names(Sight(1000.0, "SUSPENDED")) == [("ZFSVOL_POOL_SUSPENDED", 1)]
 
 
 class TestSpace:
@@ -199,12 +199,12 @@ class TestSpace:
         assert watched.look(sight(used=0, available=0)) == []
 
     def test_promises(self, watched: Watched) -> None:
-        bad = sight(promised=101 * GIB)
+        bad = sight(promised=91 * GIB)
         ((name, priority, text),) = watched.look(bad)
         assert (name, priority) == ("ZFSVOL_OVERCOMMITTED", 5)
-        assert "101.0 GiB together, and there are 100.0 GiB" in text
+        assert "may grow by 91.0 GiB more, and 90.0 GiB are free" in text
         assert watched.look(sight(promised=200 * GIB)) == []
-        assert watched.names(sight(promised=100 * GIB)) == [("ZFSVOL_OVERCOMMITTED_OVER", 4)]
+        assert watched.names(sight(promised=90 * GIB)) == [("ZFSVOL_OVERCOMMITTED_OVER", 4)]
 
 
 class TestScans:
@@ -233,6 +233,15 @@ def test_unfinished(watched: Watched) -> None:
     assert watched.names(sight(), "x is half made") == [("ZFSVOL_UNFINISHED", 3)]
     assert watched.names(sight(), "x is half made", "y too") == []
     assert watched.names(sight()) == [("ZFSVOL_UNFINISHED_OVER", 4)]
+
+
+def test_a_scrub_is_late(watched: Watched) -> None:
+    ((name, priority, text),) = watched.look(sight(), late=46)
+    assert (name, priority) == ("ZFSVOL_SCRUB_LATE", 3)
+    assert "not scrubbed for 46 days" in text
+    assert watched.look(sight(), late=47) == []
+    assert watched.look(Sight(1000.0, "ONLINE")) == []
+    assert watched.names(sight()) == [("ZFSVOL_SCRUB_LATE_OVER", 4)]
 
 
 class TestJournal:

@@ -14,7 +14,11 @@ from tests.client import call
 from tests.service import Service
 from tests.xapi import Message, Xapi
 from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, wait_until
+from zfsvol.care import events
 from zfsvol.repository import journal
+from zfsvol.repository.sr import SR
+from zfsvol.service import sight
+from zfsvol.service.maintenance import Maintenance
 
 pytestmark = pytest.mark.skipif("ZFSVOL_XENAPI" not in os.environ, reason="needs dom0's XenAPI module")
 
@@ -99,7 +103,7 @@ def test_a_disk_that_dies_and_returns(watched: Watched) -> None:
     watched.disks[1].mend()
     run("zpool", "clear", watched.sr)
     assert watched.told("DEVICE_FAULTED_OVER").priority == 4
-    assert watched.told("RESILVER_FINISHED").priority == 5
+    assert watched.told("RESILVER_FINISHED").priority == 4
 
 
 def test_checksum_errors(watched: Watched) -> None:
@@ -127,6 +131,8 @@ def test_a_scrub_without_findings(watched: Watched) -> None:
     message = watched.told("SCRUB_FINISHED")
     assert message.priority == 5
     assert "everything is readable" in message.body
+    told = [event["what"] for event in events.events(watched.sr) if event["source"] == "alarm"]
+    assert told == [f"{message.name}: {message.body}"]
 
 
 def test_all_disks_die(watched: Watched) -> None:
@@ -184,3 +190,17 @@ def test_xapi_does_not_know_the_sr(watched: Watched) -> None:
     watched.service.wait_for("xapi does not know the SR")
     watched.xapi.srs.add(watched.sr[3:])
     watched.require_silence()
+
+
+def test_a_scrub_that_is_due(bench: Bench) -> None:
+    sr = SR(bench.sr())
+    seen = sight.look(sr)
+    later = time.localtime(seen.time + 40 * 86400)
+    seen.time = time.mktime((later.tm_year, later.tm_mon, later.tm_mday, 2, 5, 0, 0, 0, -1))
+    maintenance = Maintenance(sr)
+    maintenance.run(seen)
+    wait_until(lambda: sight.look(sr).topology.scans[0]["state"] == "finished", "the scrub")  # type: ignore[union-attr]
+    again = sight.look(sr)
+    maintenance.run(again)
+    assert again.topology is not None
+    assert sight.look(sr).topology.scans == again.topology.scans  # type: ignore[union-attr]

@@ -3,20 +3,15 @@
 
 from zfsvol.care import target
 from zfsvol.errors import InvalidArgument
+from zfsvol.repository.journal import Journal
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
 
 _MOST = 100
-
-# Each gives events of an SR's pool, the oldest first, as `zfs.history` describes them.
-SOURCES: "tuple[Callable[[SR], list[dict[str, Any]]], ...]" = (
-    lambda sr: history.history(sr.zfs),
-    lambda sr: history.events(sr.zfs),
-)
 
 
 def events(sr_uuid: str, *, limit: str = str(_MOST)) -> "list[dict[str, Any]]":
@@ -24,6 +19,14 @@ def events(sr_uuid: str, *, limit: str = str(_MOST)) -> "list[dict[str, Any]]":
     if not limit.isdecimal() or int(limit) < 1:
         raise InvalidArgument(f"limit={limit} is no number of events.")
     sr = target.ready(sr_uuid)
-    found = [event for source in SOURCES for event in source(sr)]
+    found = [*history.history(sr.zfs), *history.events(sr.zfs), *_told(sr)]
     # Sorting keeps the order of events of the same second.
     return sorted(found, key=lambda event: int(event["time"]))[: -int(limit) - 1 : -1]
+
+
+def _told(sr: SR) -> "list[dict[str, Any]]":
+    """What the service has told people about it."""
+    return [
+        {"time": int(message.time), "source": "alarm", "what": f"{message.name}: {message.text}"}
+        for message in Journal(sr, sr.guid).happened
+    ]

@@ -18,6 +18,7 @@ from zfsvol.zfs.topology import Topology, Vdev
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Callable
 
 _LARGEST = 10  # disks that take most, in the answer
@@ -171,16 +172,22 @@ def last_scrub(sr: SR, found: Topology) -> "int | None":
     return history.last_scrub(sr.zfs) if found.scans else None
 
 
+def can_trim(found: Topology) -> bool:
+    """Whether the pool has a device that can be trimmed."""
+    return any(_trims(found))
+
+
 def last_trim(found: Topology) -> "int | None":
     """When the last complete trim of the pool ended; None if a device that can be trimmed never was."""
-    ended: "list[int]" = []
+    ended = [trim["ended"] for trim in _trims(found)]
+    return None if None in ended else min(ended, default=None)
+
+
+def _trims(found: Topology) -> "Iterator[dict[str, Any]]":
+    """What is known of the trims of each device that is trimmed with its pool."""
     for disk in found.disks:
-        if disk.role in (topology.CACHE, topology.SPARE) or disk.trim is None or disk.trim["state"] == "unsupported":
-            continue
-        if disk.trim["ended"] is None:
-            return None
-        ended.append(disk.trim["ended"])
-    return min(ended, default=None)
+        if disk.role not in (topology.CACHE, topology.SPARE) and disk.trim and disk.trim["state"] != "unsupported":
+            yield disk.trim
 
 
 def _schedule(

@@ -87,3 +87,8 @@ def next_due(schedule: Schedule, last_end: "float | None", now: float) -> "int |
         if due > earliest:
             return due
     raise AssertionError("unreachable")
+
+
+def is_late(schedule: Schedule, last_end: float, now: float) -> bool:
+    """Whether the last run is a period and a half ago: something keeps the next one from being run."""
+    return schedule.every != OFF and now - last_end > 1.5 * _DAYS[schedule.every] * _DAY

@@ -9,6 +9,7 @@ from zfsvol.repository.family import human
 from zfsvol.repository.journal import Journal, Message
 from zfsvol.service.sight import Sight
 from zfsvol.zfs import kernel, progress, text
+from zfsvol.zfs.core import Numbers
 from zfsvol.zfs.topology import Topology, Vdev
 
 TYPE_CHECKING = False
@@ -48,16 +49,20 @@ class Alarm:
         self.over = over
 
 
-def messages(title: str, sight: Sight, unfinished: "list[str]", journal: Journal) -> "list[Message]":
+def messages(
+    title: str, sight: Sight, unfinished: "list[str]", late: "int | None", journal: Journal
+) -> "list[Message]":
     """What is to be told now; enters it into `open` and `known` of the journal, which the caller stores.
 
-    `title`: the SR, for people. `unfinished`: what is half done in it.
+    `title`: the SR, for people. `unfinished`: what is half done in it. `late`: days without a scrub, if too many.
     """
     for guid, label in sight.labels.items():
         journal.known[f"disk {guid}"] = label
     found, unread = _alarms(title, sight, unfinished, journal)
-    if sight.space_used is not None:
-        found.update(_capacity(title, sight.space_used, journal))
+    if late is not None:
+        found["late"] = _late(title, late)
+    if sight.numbers is not None:
+        found.update(_capacity(title, 100 * sight.numbers.filled, journal))
     told = []
     for key, alarm in found.items():
         before = journal.open.get(key)
@@ -80,7 +85,7 @@ def _alarms(
     found: "dict[str, Alarm]" = {}
     unread: "tuple[str, ...]" = ()
     if sight.topology is None:
-        unread += ("device ", "errors ", "data")
+        unread += ("device ", "errors ", "data", "late")
     else:
         found.update(_devices(title, sight.topology, journal))
         # Whether the errors of a device that has failed meanwhile are over is not known.
@@ -89,9 +94,9 @@ def _alarms(
     if pool is not None:
         found["pool"] = pool
     if sight.numbers is None:
-        unread += ("space", "promise")
-    elif sight.numbers.promised > sight.numbers.used + sight.numbers.available:
-        found["promise"] = _promise(title, sight.numbers.promised, sight.numbers.used + sight.numbers.available)
+        unread += ("space", "promise", "late")
+    elif sight.numbers.promised > sight.numbers.available:
+        found["promise"] = _promise(title, sight.numbers)
     if unfinished:
         found["unfinished"] = Alarm(
             "UNFINISHED",
@@ -186,14 +191,25 @@ def _advice(disk: Vdev) -> str:
     return "Reconnect it, or replace it with 'replace' of the plugin zfs-vol."
 
 
-def _promise(title: str, promised: int, total: int) -> Alarm:
+def _promise(title: str, numbers: Numbers) -> Alarm:
     return Alarm(
         "OVERCOMMITTED",
         0,
         INFORMATION,
-        f"{title}: its thin disks may grow to {human(promised)} together, and there are {human(total)}. "
+        f"{title}: its thin disks may grow by {human(numbers.promised)} more, and {human(numbers.available)} are free. "
         "Watch the space: disks of VMs cannot be written any more when the pool is full.",
-        f"{title}: there is space for all that its disks may grow to.",
+        f"{title}: there is space for all that its disks may grow by.",
+    )
+
+
+def _late(title: str, days: int) -> Alarm:
+    return Alarm(
+        "SCRUB_LATE",
+        0,
+        MINOR,
+        f"{title}: its pool was not scrubbed for {days} days, which is against its schedule. Errors that nobody has "
+        "read stay unknown. Use the plugin's 'scrub'; a paused scrub keeps others from being started.",
+        f"{title}: its pool was scrubbed.",
     )
 
 
@@ -231,12 +247,15 @@ def _ended_scans(title: str, sight: Sight, journal: Journal) -> "Iterator[Messag
         journal.known[key] = end
         if is_first:
             continue
-        errors, repaired = scan["errors"], scan["repaired"] or 0
-        priority = LOSS if errors else MINOR if repaired else INFORMATION
+        errors, size = scan["errors"], scan["repaired"] or 0
+        if scan["kind"] == progress.RESILVER:
+            priority, done = OVER, f"{human(size)} were copied to the new or returned device"
+        else:
+            priority, done = MINOR if size else INFORMATION, f"{human(size)} were repaired"
         result = f"{errors} errors could not be repaired" if errors else "everything is readable"
         yield Message(
             sight.time,
             f"{_PREFIX}{scan['kind'].upper()}_FINISHED",
-            priority,
-            f"{title}: the {scan['kind']} of the pool has finished. {human(repaired)} were repaired; {result}.",
+            LOSS if errors else priority,
+            f"{title}: the {scan['kind']} of the pool has finished. {done}; {result}.",
         )

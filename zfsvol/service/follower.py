@@ -7,16 +7,17 @@ A look may hang with the pool, so each SR has a thread of its own, and no other 
 import threading
 import time
 
-from zfsvol import log, naming, properties
+from zfsvol import log
 from zfsvol.errors import StorageError
 from zfsvol.repository.journal import Journal
 from zfsvol.repository.sr import SR
 from zfsvol.service import alarms, sight
 from zfsvol.service.events import Event
+from zfsvol.service.maintenance import Maintenance
 from zfsvol.service.messages import Sender
 from zfsvol.service.sight import Sight
 from zfsvol.service.upkeep import Upkeep
-from zfsvol.zfs import datasets, kernel
+from zfsvol.zfs import kernel
 
 # Seconds.
 _INTERVAL = 60
@@ -32,9 +33,10 @@ class Follower:
         self.sight: "Sight | None" = None
         self._journal = Journal(sr, guid)
         self._sender = sender
-        self._title = ""  # read again if it is ""
+        self._name = ""
         self._state = kernel.state(sr.pool)
         self._upkeep = Upkeep(sr)
+        self._maintenance = Maintenance(sr)
         self._due = 0.0
         self._left = threading.Event()
 
@@ -58,7 +60,6 @@ class Follower:
         """Something happened to the pool."""
         if event.is_history:
             self._upkeep.note_change()
-            self._title = ""  # the change may be that of the name
             self._due = min(self._due, time.monotonic() + _CHANGE_PAUSE)
         else:
             self._due = 0
@@ -78,17 +79,12 @@ class Follower:
 
     def _look(self) -> None:
         self.sight = sight.look(self.sr)
-        self._title = self._title or self._read_title()
-        title = self._title or f"SR {self.sr.uuid}"
-        told = alarms.messages(title, self.sight, self.sr.unfinished, self._journal)
+        self._name = self.sight.name or self._name
+        title = f'SR "{self._name}" ({self.sr.uuid})' if self._name else f"SR {self.sr.uuid}"
+        late = self._maintenance.days_without_scrub(self.sight)
+        told = alarms.messages(title, self.sight, self.sr.unfinished, late, self._journal)
         for message in told:
             log.warning(f"{message.name}: {message.text}")
         self._journal.note(told)
         self._sender.send(self.sr.uuid, self._journal)
-
-    def _read_title(self) -> str:
-        try:
-            name = properties.text(datasets.properties(self.sr.zfs, self.sr.dataset), naming.SR_NAME)
-        except StorageError:
-            return ""
-        return f'SR "{name}" ({self.sr.uuid})'
+        self._maintenance.run(self.sight)

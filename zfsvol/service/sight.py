@@ -4,11 +4,11 @@
 import os
 import time
 
-from zfsvol import log
+from zfsvol import log, naming, properties
 from zfsvol.errors import StorageError
 from zfsvol.host import blockdevice
 from zfsvol.repository.sr import SR
-from zfsvol.zfs import core, kernel, text, topology
+from zfsvol.zfs import core, kernel, topology
 from zfsvol.zfs.core import Numbers
 from zfsvol.zfs.topology import Topology, Vdev
 
@@ -19,61 +19,60 @@ if TYPE_CHECKING:
     _Read = TypeVar("_Read")
 
 
+# Of the root. `creation` is seconds since 1970.
+_PROPERTIES = (naming.SR_NAME, naming.SR_SCRUB, naming.SR_TRIM, "creation")
+
+
 class Sight:
-    """The result of a look, which is never changed.
+    """The result of a look, which is never changed. What could not be read in time is None.
 
     `time`: seconds since 1970. `state`: the pool's state in the kernel; None if it is not imported. `topology`: its
-    devices; None if zpool does not tell them in time. `numbers`: see `core.numbers`; None likewise. `fragmentation`:
-    of the pool's free space, from 0 to 1; None likewise. `labels`: what people know the disks by that are there, by guid.
+    devices. `numbers`: see `core.numbers`. `fragmentation`: of the pool's free space, from 0 to 1. `autotrim`: whether
+    ZFS trims all the time. `labels`: what people know the disks by that are there, by guid.
     """
 
     def __init__(
         self,
         when: float,
         state: "str | None",
-        topology_: "Topology | None",
-        numbers: "Numbers | None",
-        fragmentation: "float | None",
-        labels: "dict[str, str]",
+        topology_: "Topology | None" = None,
+        numbers: "Numbers | None" = None,
+        settings: "tuple[float | None, bool | None]" = (None, None),
+        labels: "dict[str, str] | None" = None,
     ) -> None:
         self.time = when
         self.state = state
         self.topology = topology_
         self.numbers = numbers
-        self.fragmentation = fragmentation
-        self.labels = labels
+        self.fragmentation, self.autotrim = settings
+        self.labels = labels or {}
 
     @property
-    def status(self) -> "text.Pool | None":
-        """What `zpool status` says; None likewise."""
-        return None if self.topology is None else self.topology.described
-
-    @property
-    def space_used(self) -> "float | None":
-        """Percent of the space that the SR may use; None likewise."""
-        if self.numbers is None or self.numbers.used + self.numbers.available == 0:
-            return None
-        return 100 * self.numbers.used / (self.numbers.used + self.numbers.available)
+    def name(self) -> str:
+        """The SR's name; "" if it could not be read."""
+        return properties.text(self.numbers.properties, naming.SR_NAME) if self.numbers is not None else ""
 
 
 def look(sr: SR) -> Sight:
     """Looks at the SR. May take as long as its pool needs to answer, or some minutes if it does not."""
     now = time.time()
     state = kernel.state(sr.pool)
-    found = numbers = fragmentation = None
+    found = numbers = None
+    settings: "tuple[float | None, bool | None]" = (None, None)
     if state is not None:
         found = _read(lambda: topology.read(sr.zfs), sr)
     if state not in (None, kernel.SUSPENDED):
-        numbers = _read(lambda: core.numbers(sr.zfs, sr.dataset), sr)
-        fragmentation = _read(lambda: _fragmentation(sr), sr)
+        numbers = _read(lambda: core.numbers(sr.zfs, sr.dataset, _PROPERTIES), sr)
+        settings = _read(lambda: _settings(sr), sr) or settings
     disks = found.disks if found is not None else []
     labels = {disk.guid: _label(disk) for disk in disks if _is_there(disk)}
-    return Sight(now, state, found, numbers, fragmentation, labels)
+    return Sight(now, state, found, numbers, settings, labels)
 
 
-def _fragmentation(sr: SR) -> "float | None":
-    (percent,) = sr.zfs.values("fragmentation")
-    return int(percent.rstrip("%")) / 100 if percent.rstrip("%").isdigit() else None  # "-" if the pool does not know it
+def _settings(sr: SR) -> "tuple[float | None, bool | None]":
+    percent, autotrim = sr.zfs.values("fragmentation", "autotrim")
+    # "-" if the pool does not know it
+    return int(percent.rstrip("%")) / 100 if percent.rstrip("%").isdigit() else None, autotrim == "on"
 
 
 def _is_there(disk: Vdev) -> bool:
@@ -93,12 +92,3 @@ def _read(read: "Callable[[], _Read]", sr: SR) -> "_Read | None":
     except StorageError as error:
         log.warning(f"{sr.dataset}: {error}")
         return None
-
-
-def _fragmentation(sr: SR) -> "float | None":
-    try:
-        (percent,) = sr.zfs.values("fragmentation")
-    except (StorageError, ValueError) as error:
-        log.warning(f"{sr.pool}: 'zpool list' cannot be read: {error}")
-        return None
-    return int(percent) / 100 if percent.isdigit() else None  # "-" of a pool that does not know it

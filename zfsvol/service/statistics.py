@@ -19,7 +19,7 @@ from zfsvol.service.guests import Guests
 from zfsvol.service.metrics import DIRECTORY, Metrics, Source
 from zfsvol.service.sight import Sight
 from zfsvol.service.work import Watch, Work
-from zfsvol.zfs import counters, kernel
+from zfsvol.zfs import counters, kernel, progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,26 +194,25 @@ def is_blkback_alone(used: "list[Record]") -> bool:
 def _seen(sight: Sight, *, answers: bool) -> "dict[str, float]":
     """What a look saw. `answers`: the pool still does, so that its numbers hold."""
     values: "dict[str, float]" = {}
-    numbers, status = sight.numbers, sight.status
+    numbers, found = sight.numbers, sight.topology
     if numbers is not None and answers:
         values.update(
             used=numbers.used,
             available=numbers.available,
             promised=numbers.promised,
+            promised_ratio=numbers.promised_ratio,
             disks=numbers.disks,
             compression_ratio=numbers.compression,
         )
-        if numbers.used + numbers.available:
-            values["promised_ratio"] = numbers.promised / (numbers.used + numbers.available)
         if sight.fragmentation is not None:
             values["pool_fragmentation"] = sight.fragmentation
-    if status is not None:
-        told = {
-            "pool_scrub_progress": status.progress("scrub"),
-            "pool_resilver_progress": status.progress("resilver"),
-            "pool_data_errors": status.data_errors,
-        }
-        values.update({name: value for name, value in told.items() if value is not None})
-        names = ("pool_read_errors", "pool_write_errors", "pool_checksum_errors")
-        values.update(zip(names, status.device_errors))
+    if found is not None:
+        for kind in (progress.SCRUB, progress.RESILVER):
+            scan = found.running(kind)
+            if scan is not None and scan["percent"] is not None:
+                values[f"pool_{kind}_progress"] = scan["percent"] / 100
+        if found.described.data_errors is not None:
+            values["pool_data_errors"] = found.described.data_errors
+        counts = zip((0, 0, 0), *(disk.errors for disk in found.disks))
+        values.update(zip(("pool_read_errors", "pool_write_errors", "pool_checksum_errors"), map(sum, counts)))
     return values

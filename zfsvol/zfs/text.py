@@ -12,7 +12,6 @@ GOOD = ("ONLINE", "AVAIL", "INUSE")
 
 NO_ERRORS = "No known data errors"  # in the field `errors`
 
-_DONE = re.compile(r"([0-9.]+)% done")
 _DATA_ERRORS = re.compile(r"([0-9]+) data errors")
 
 
@@ -70,31 +69,11 @@ class Pool:
         return found
 
     @property
-    def device_errors(self) -> "tuple[int, int, int]":
-        """Read, write and checksum errors of all disks together, since they were counted anew."""
-        following = [*(row.depth for row in self.devices[1:]), 0]
-        disks = [row for row, depth in zip(self.devices, following) if row.depth > 0 and depth <= row.depth]
-        read_errors, write_errors, checksum_errors = zip((0, 0, 0), *(disk.errors for disk in disks))
-        return sum(read_errors), sum(write_errors), sum(checksum_errors)
-
-    @property
     def data_errors(self) -> "int | None":
         """How many blocks are known to be lost for good; None if ZFS does not say."""
         told = self.fields.get("errors", "")
         found = _DATA_ERRORS.match(told)
         return int(found.group(1)) if found else 0 if told == NO_ERRORS else None
-
-    def progress(self, kind: str) -> "float | None":
-        """How far a "scrub" or a "resilver" is, from 0 to 1, also while it pauses; None if there is none.
-
-        Of several resilvers, how far the slowest is.
-        """
-        done = []
-        for scan in self.scans:
-            found = _DONE.search(scan)
-            if found and scan.startswith(kind) and (" in progress" in scan or " paused" in scan):
-                done.append(float(found.group(1)) / 100)
-        return min(done) if done else None
 
     def health(self) -> str:
         """One sentence for people: the state, repairs in progress, faulty devices, lost data."""
