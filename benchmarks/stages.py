@@ -37,6 +37,11 @@ def _attach(pools: Pools, *, imported: bool) -> "dict[str, Any]":
     return {"configuration": pools.spare_configuration}
 
 
+def _attached(pools: Pools) -> "dict[str, Any]":
+    """The spare SR, attached by the driver: it knows the guid of its pool then, and need not ask."""
+    return {"sr": client.call("SR.attach", **_attach(pools, imported=True))}
+
+
 def _probe(pools: Pools) -> "dict[str, Any]":
     pools.spare(imported=False)
     return {"configuration": {"device": pools.spare_disk}}
@@ -107,8 +112,8 @@ STAGES: "list[tuple[str, str, Callable[[Pools], dict[str, Any]]]]" = [
     ("SR.create", "", _sr_create),
     ("SR.attach", "imports", lambda pools: _attach(pools, imported=False)),
     ("SR.attach", "again", lambda pools: _attach(pools, imported=True)),
-    ("SR.detach", "", lambda pools: {"sr": pools.spare(imported=True)}),
-    ("SR.destroy", "", lambda pools: {"sr": pools.spare(imported=True)}),
+    ("SR.detach", "", _attached),
+    ("SR.destroy", "", _attached),
     ("SR.probe", "imports", _probe),
     ("SR.stat", "", lambda pools: {"sr": pools.sr}),
     ("SR.ls", "", lambda pools: {"sr": pools.sr}),
