@@ -57,6 +57,7 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path: Path) -> "Iterator[Clock]":
+    (tmp_path / "metrics").mkdir()  # as xcp-rrdd does
     made = Clock(tmp_path / "metrics")
     yield made
     made.statistics.close()
@@ -507,3 +508,22 @@ def fresh(daemon: Daemon) -> "dict[tuple[str, str], Number]":
         return daemon.read()
     except (NoUpdate, FileNotFoundError):
         return {}
+
+
+class TestSpace:
+    def test_a_disk_that_grows_is_looked_at(self, bench: Bench, clock: Clock) -> None:
+        """An SR that fills up is noticed within seconds, not at the next look of the minute."""
+        sr = bench.sr()
+        disk = new_disk(sr)
+        node = disk.use(DOM0)["BlockDevice"]["path"]
+        clock.follow(sr)
+        (follower,) = clock.followed
+        follower._due = 1e9
+        clock.tick()
+        write(node, 5)
+        clock.tick()
+        assert follower._due == 1e9
+        write(node, 5, at=5)
+        clock.tick()
+        assert follower._due == 0
+        disk.drop(DOM0)

@@ -24,6 +24,9 @@ _INTERVAL = 60
 _PAUSE = 2  # between two looks: events come in hundreds
 _CHANGE_PAUSE = 8  # between a change of the datasets and the look: verbs make many, none of which is urgent
 
+# Part of the free space. When that much was written, an alarm may be due.
+_NOTICEABLE = 0.01
+
 
 class Follower:
     """What the service does for one SR. `sight`: what the last look saw; None before the first has ended."""
@@ -38,6 +41,7 @@ class Follower:
         self._upkeep = Upkeep(sr)
         self._maintenance = Maintenance(sr)
         self._due = 0.0
+        self._written = 0  # bytes, since the last look
         self._left = threading.Event()
 
     def start(self) -> None:
@@ -64,6 +68,13 @@ class Follower:
         else:
             self._due = 0
 
+    def note_written(self, size: int) -> None:
+        """So many more bytes were written to its disks. ZFS reports nothing of a pool that fills up."""
+        self._written += size
+        numbers = self.sight.numbers if self.sight is not None else None
+        if numbers is not None and self._written > _NOTICEABLE * numbers.available:
+            self._due = 0
+
     def _run(self) -> None:
         while not self._left.is_set():
             try:
@@ -78,6 +89,7 @@ class Follower:
             self._left.wait(_PAUSE)
 
     def _look(self) -> None:
+        self._written = 0
         self.sight = sight.look(self.sr)
         self._name = self.sight.name or self._name
         title = f'SR "{self._name}" ({self.sr.uuid})' if self._name else f"SR {self.sr.uuid}"

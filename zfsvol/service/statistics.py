@@ -74,6 +74,7 @@ class Statistics:
         for follower in followed:
             found = used[follower.sr.dataset]
             work = Work.together(works[record.zvol] for record in found)
+            follower.note_written(work.bytes_written)
             readings += self._of_sr(follower.sr, follower.sight, work, seconds)
             if is_blkback_alone(found):
                 readings += self._for_orchestra(follower.sr, work, seconds)
