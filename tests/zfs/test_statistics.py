@@ -33,6 +33,7 @@ class Clock:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        directory.mkdir()  # as the daemon does
         self.now = 1000.0
         self.followed: "list[Follower]" = []
         self.statistics = Statistics(str(directory))
