@@ -23,7 +23,8 @@ from zfsvol import naming
 from zfsvol.repository import record as records
 from zfsvol.repository.sr import SR
 from zfsvol.service.follower import Follower
-from zfsvol.service.sight import Sight
+from zfsvol.service.messages import Sender
+from zfsvol.service.sight import Looker
 from zfsvol.service.statistics import Statistics
 
 SRS = 3
@@ -91,9 +92,9 @@ def idle_service(seconds: int) -> str:
 
 def updates(srs: "list[str]", directory: Path) -> str:
     """The cost of one update of the statistics, without the service."""
-    followers = [Follower(SR(sr), "") for sr in srs]
+    followers = [Follower(SR(sr), "", Sender()) for sr in srs]
     for follower in followers:
-        follower.sight = Sight(follower.sr)
+        follower.sight = Looker(follower.sr).look()
     statistics = Statistics(str(directory / "metrics"))
     statistics.update(0, followers)
     time.sleep(5)  # until xenstore was asked

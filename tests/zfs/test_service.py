@@ -14,6 +14,7 @@ from tests import client, service
 from tests.client import call
 from tests.service import Service
 from tests.zfs.conftest import Bench, run, wait_until
+from zfsvol.repository import journal
 from zfsvol.service import life
 
 # Seconds in which it ends, whatever hangs; on a host 2 are promised, and the lab is slower.
@@ -87,7 +88,7 @@ class TestFollows:
         sr = bench.sr()
         running.wait_for(f"{sr} is followed")
         pid = running.process.pid
-        wait_until(lambda: len(service.children(pid)) > 1, "the first look")
+        wait_until(lambda: list(Path(journal.DIRECTORY).glob(f"*-{sr[3:]}.json")), "the first look")
         wait_until(lambda: service.children(pid) == ["zpool events -f -v -H"], "the end of the first look")
 
     def test_a_pool_that_is_suspended_and_returns(self, running: Service, bench: Bench) -> None:

@@ -17,8 +17,8 @@ from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, wait_until
 from zfsvol.care import events
 from zfsvol.repository import journal
 from zfsvol.repository.sr import SR
-from zfsvol.service import sight
 from zfsvol.service.maintenance import Maintenance
+from zfsvol.service.sight import Looker
 
 pytestmark = pytest.mark.skipif("ZFSVOL_XENAPI" not in os.environ, reason="needs dom0's XenAPI module")
 
@@ -194,13 +194,13 @@ def test_xapi_does_not_know_the_sr(watched: Watched) -> None:
 
 def test_a_scrub_that_is_due(bench: Bench) -> None:
     sr = SR(bench.sr())
-    seen = sight.look(sr)
+    seen = Looker(sr).look()
     later = time.localtime(seen.time + 40 * 86400)
     seen.time = time.mktime((later.tm_year, later.tm_mon, later.tm_mday, 2, 5, 0, 0, 0, -1))
     maintenance = Maintenance(sr)
     maintenance.run(seen)
-    wait_until(lambda: sight.look(sr).topology.scans[0]["state"] == "finished", "the scrub")  # type: ignore[union-attr]
-    again = sight.look(sr)
+    wait_until(lambda: Looker(sr).look().topology.scans[0]["state"] == "finished", "the scrub")  # type: ignore[union-attr]
+    again = Looker(sr).look()
     maintenance.run(again)
     assert again.topology is not None
-    assert sight.look(sr).topology.scans == again.topology.scans  # type: ignore[union-attr]
+    assert Looker(sr).look().topology.scans == again.topology.scans  # type: ignore[union-attr]

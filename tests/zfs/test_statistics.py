@@ -22,7 +22,7 @@ from zfsvol.service import sources
 from zfsvol.service.follower import Follower
 from zfsvol.service.messages import Sender
 from zfsvol.service.metrics import DIRECTORY
-from zfsvol.service.sight import look
+from zfsvol.service.sight import Looker
 from zfsvol.service.statistics import Statistics
 
 NEAR = 0.05  # relative
@@ -47,7 +47,7 @@ class Clock:
     def look(self) -> None:
         """Has the followers look."""
         for follower in self.followed:
-            follower.sight = look(follower.sr)
+            follower.sight = Looker(follower.sr).look()
 
     def tick(self, seconds: float = 5) -> "dict[tuple[str, str], Number]":
         """What is published after so many seconds."""

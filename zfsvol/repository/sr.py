@@ -120,11 +120,14 @@ class SR(Root):
     def mark_attached(self, guid: str) -> None:
         """Marks the SR as attached from this pool."""
         files.write(os.path.join(self.directory, _ATTACHED), guid)
+        os.utime(DIRECTORY)  # see `attached_changed`
 
     def mark_detached(self) -> None:
         """Marks the SR as not attached. Idempotent."""
         for name in (_ATTACHED, _UNFINISHED, _KEPT):
             files.remove(os.path.join(self.directory, name))
+        if os.path.isdir(DIRECTORY):
+            os.utime(DIRECTORY)
         path = self.directory
         while path != DIRECTORY:
             try:
@@ -222,3 +225,11 @@ def attached() -> "list[SR]":
         if _ATTACHED in names and naming.is_root(dataset):
             found.append(SR(dataset))
     return sorted(found, key=lambda sr: sr.dataset)
+
+
+def attached_changed() -> int:
+    """A number that is another one after an SR was attached or detached. A verb killed in between may not change it."""
+    try:
+        return os.stat(DIRECTORY).st_mtime_ns
+    except FileNotFoundError:
+        return 0

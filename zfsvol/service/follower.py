@@ -11,11 +11,11 @@ from zfsvol import log
 from zfsvol.errors import StorageError
 from zfsvol.repository.journal import Journal
 from zfsvol.repository.sr import SR
-from zfsvol.service import alarms, sight
+from zfsvol.service import alarms
 from zfsvol.service.events import Event
 from zfsvol.service.maintenance import Maintenance
 from zfsvol.service.messages import Sender
-from zfsvol.service.sight import Sight
+from zfsvol.service.sight import Looker, Sight
 from zfsvol.service.upkeep import Upkeep
 from zfsvol.zfs import kernel
 
@@ -41,7 +41,9 @@ class Follower:
         self._upkeep = Upkeep(sr)
         self._maintenance = Maintenance(sr)
         self._due = 0.0
+        self._looker = Looker(sr)
         self._written = 0  # bytes, since the last look
+        self._is_changed = True  # likewise
         self._left = threading.Event()
 
     def start(self) -> None:
@@ -64,6 +66,7 @@ class Follower:
         """Something happened to the pool."""
         if event.is_history:
             self._upkeep.note_change()
+            self._is_changed = True
             self._due = min(self._due, time.monotonic() + _CHANGE_PAUSE)
         else:
             self._due = 0
@@ -89,8 +92,9 @@ class Follower:
             self._left.wait(_PAUSE)
 
     def _look(self) -> None:
-        self._written = 0
-        self.sight = sight.look(self.sr)
+        is_changed = self._is_changed or self._written > 0
+        self._written, self._is_changed = 0, False
+        self.sight = self._looker.look(changed=is_changed)
         self._name = self.sight.name or self._name
         title = f'SR "{self._name}" ({self.sr.uuid})' if self._name else f"SR {self.sr.uuid}"
         late = self._maintenance.days_without_scrub(self.sight)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     _Read = TypeVar("_Read")
 
 
+_AGAIN = 600  # seconds
+
 # Of the root. `creation` is seconds since 1970.
 _PROPERTIES = (naming.SR_NAME, naming.SR_SCRUB, naming.SR_TRIM, "creation")
 
@@ -53,20 +55,42 @@ class Sight:
         return properties.text(self.numbers.properties, naming.SR_NAME) if self.numbers is not None else ""
 
 
-def look(sr: SR) -> Sight:
-    """Looks at the SR. May take as long as its pool needs to answer, or some minutes if it does not."""
-    now = time.time()
-    state = kernel.state(sr.pool)
-    found = numbers = None
-    settings: "tuple[float | None, bool | None]" = (None, None)
-    if state is not None:
-        found = _read(lambda: topology.read(sr.zfs), sr)
-    if state not in (None, kernel.SUSPENDED):
-        numbers = _read(lambda: core.numbers(sr.zfs, sr.dataset, _PROPERTIES), sr)
-        settings = _read(lambda: _settings(sr), sr) or settings
-    disks = found.disks if found is not None else []
-    labels = {disk.guid: _label(disk) for disk in disks if _is_there(disk)}
-    return Sight(now, state, found, numbers, settings, labels)
+class Looker:
+    """Looks at one SR. What cannot have changed since the last look is not asked for again."""
+
+    def __init__(self, sr: SR) -> None:
+        self._sr = sr
+        self._described = ""  # the text that `_topology` belongs to
+        self._topology: "Topology | None" = None
+        self._labels: "dict[str, str]" = {}
+        self._numbers: "Numbers | None" = None
+        self._settings: "tuple[float | None, bool | None]" = (None, None)
+        self._read_at = 0.0  # of these two
+
+    def look(self, *, changed: bool = True) -> Sight:
+        """Looks. May take as long as the pool needs to answer, or some minutes if it does not.
+
+        `changed`: since the last look, something may have changed the SR's disks or settings, or written to it. Others
+        may fill the pool meanwhile, so its numbers are read again after some minutes in any case.
+        """
+        now = time.time()
+        state = kernel.state(self._sr.pool)
+        found = _read(self._devices, self._sr) if state is not None else None
+        if state in (None, kernel.SUSPENDED):
+            return Sight(now, state, found, labels=self._labels)
+        if changed or self._numbers is None or not 0 <= now - self._read_at < _AGAIN:
+            self._numbers = _read(lambda: core.numbers(self._sr.zfs, self._sr.dataset, _PROPERTIES), self._sr)
+            self._settings = _read(lambda: _settings(self._sr), self._sr) or (None, None)
+            self._read_at = now
+        return Sight(now, state, found, self._numbers, self._settings, self._labels)
+
+    def _devices(self) -> "Topology | None":
+        described = topology.described(self._sr.zfs)
+        if described != self._described:
+            self._topology = topology.read(self._sr.zfs)
+            self._described = described
+            self._labels = {disk.guid: _label(disk) for disk in self._topology.disks if _is_there(disk)}
+        return self._topology
 
 
 def _settings(sr: SR) -> "tuple[float | None, bool | None]":

@@ -17,6 +17,7 @@ from zfsvol.service.statistics import BEAT, Statistics
 
 # Seconds.
 _TICK = 1
+_LOOK = 60  # for SRs that were attached unnoticed
 
 
 class Supervisor:
@@ -26,6 +27,7 @@ class Supervisor:
         self._followers: "dict[tuple[str, str], Follower]" = {}
         self._events = events.Listener(self._happened)
         self._sender = Sender()
+        self._known: "tuple[int, int]" = (-1, -1)  # when the attached SRs were looked for
 
     def run(self, stop: threading.Event) -> None:
         """Follows until `stop` is set."""
@@ -35,6 +37,8 @@ class Supervisor:
         due = time.monotonic()
         while not stop.is_set():
             self._follow()
+            for follower in self._followers.values():
+                follower.tick()
             now = time.monotonic()
             if now >= due:
                 statistics.update(now, list(self._followers.values()))
@@ -46,6 +50,10 @@ class Supervisor:
 
     def _follow(self) -> None:
         """Starts to follow SRs that were attached since the last call, and leaves those that were detached."""
+        known = (srs.attached_changed(), int(time.monotonic()) // _LOOK)
+        if known == self._known:
+            return
+        self._known = known
         attached = {(sr.dataset, sr.attached_from or ""): sr for sr in srs.attached()}
         for key in set(self._followers) - set(attached):
             log.info(f"{key[0]} is not followed any more")
@@ -54,8 +62,6 @@ class Supervisor:
             log.info(f"{key[0]} is followed")
             self._followers[key] = Follower(attached[key], key[1], self._sender)
             self._followers[key].start()
-        for follower in self._followers.values():
-            follower.tick()
 
     def _happened(self, event: events.Event) -> None:
         """Called in the listener's thread."""

@@ -186,12 +186,20 @@ def build(named: text.Pool, by_guid: text.Pool) -> "Topology | None":
     return Topology(named, tops)
 
 
+def described(pool: Pool) -> str:
+    """What `zpool status` says of the pool. Two equal texts describe the same devices in the same states.
+
+    Raises Missing, SRUnavailable; answers also for a suspended pool, if zpool does.
+    """
+    return pool.read(["zpool", "status", "-P", "-p", "-s", "-t", pool.name])
+
+
 def read(pool: Pool) -> Topology:
-    """The pool's devices now. Raises Missing, SRUnavailable; answers also for a suspended pool, if zpool does."""
+    """The pool's devices now. Raises as `described`."""
     for _ in range(_READS):
         child = pool.start(["zpool", "status", "-g", "-p", pool.name])
         try:
-            named = pool.read(["zpool", "status", "-P", "-p", "-s", "-t", pool.name])
+            named = described(pool)
         finally:
             by_guid = pool.finish(child, READ_LIMIT)
         found = build(text.read(named)[0], text.read(by_guid)[0])
