@@ -2,21 +2,20 @@
 """The functions as people and xapi call them: in processes of their own; events, check, repair and the archive."""
 
 import json
-import os
 from pathlib import Path
 import signal
 import stat
 import subprocess
 import tarfile
 import time
-from typing import Any, Iterator, List
-import xmlrpc.client
+from typing import Iterator
 
 import pytest
 
 from tests import client
 from tests.care import WRONG, call, refused
 from tests.client import call_inside
+from tests.hostplugin import argv, as_xapi, environment
 from tests.zfs.conftest import MIB, Bench, run
 from tests.zfs.test_care_scrub import fill, slowly, tune  # noqa: F401 - a fixture
 from tests.zfs.test_care_status import new_volume
@@ -24,37 +23,6 @@ from zfsvol.errors import InvalidArgument
 from zfsvol.host.blockdevice import stable_name
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import history
-
-PLUGIN = Path(os.environ.get("ZFSVOL_XAPI_PLUGIN", str(client.CHECKOUT / "plugins" / "zfs-vol")))
-STAND_IN = str(client.CHECKOUT / "tests" / "fakes" / "xapi_plugin")
-
-
-def argv(*words: str) -> "List[str]":
-    return [os.environ.get("ZFSVOL_PYTHON", "/usr/bin/python3"), *words]
-
-
-def environment() -> "dict[str, str]":
-    """Without a locale, as dom0's services; with the stand-in for XCP-ng's module unless that is installed."""
-    env = {**client.environment(), "LC_ALL": "C"}
-    if subprocess.run(argv("-c", "import XenAPIPlugin"), stderr=subprocess.PIPE, timeout=60).returncode:
-        env["PYTHONPATH"] += ":" + STAND_IN
-    return env
-
-
-def as_xapi(function: str, **arguments: str) -> Any:
-    """Runs the plugin as xapi does; returns its answer. Raises AssertionError with the failure."""
-    given = {name.replace("_", "-"): value for name, value in arguments.items()}
-    done = subprocess.run(
-        argv(str(PLUGIN), xmlrpc.client.dumps(("OpaqueRef:session", given), function)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        timeout=client.LIMIT,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    answer: Any = xmlrpc.client.loads(done.stdout)[0][0]
-    assert answer["Status"] == "Success", answer
-    return json.loads(answer["Value"])
 
 
 def at_a_shell(*words: str) -> "subprocess.CompletedProcess[str]":

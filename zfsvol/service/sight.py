@@ -28,9 +28,9 @@ _PROPERTIES = (naming.SR_NAME, naming.SR_SCRUB, naming.SR_TRIM, "creation")
 class Sight:
     """The result of a look, which is never changed. What could not be read in time is None.
 
-    `time`: seconds since 1970. `state`: the pool's state in the kernel; None if it is not imported. `topology`: its
-    devices. `numbers`: see `core.numbers`. `fragmentation`: of the pool's free space, from 0 to 1. `autotrim`: whether
-    ZFS trims all the time. `labels`: what people know the disks by that are there, by guid.
+    `time`: seconds since 1970. `state`: the pool's state; None if it is not imported. `topology`: its devices.
+    `numbers`: see `core.numbers`. `fragmentation`: of the pool's free space, from 0 to 1. `autotrim`: whether ZFS trims
+    all the time. `labels`: what people know the disks by that are there, by guid.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class Looker:
         now = time.time()
         state = kernel.state(self._sr.pool)
         found = _read(self._devices, self._sr) if state is not None else None
+        if found is not None:
+            state = found.described.state  # of the same moment as the devices' states
         if state in (None, kernel.SUSPENDED):
             return Sight(now, state, found, labels=self._labels)
         if changed or self._numbers is None or not 0 <= now - self._read_at < _AGAIN:
