@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Statistics of SRs on real pools, read as xcp-rrdd reads them, and compared with what was really written and read."""
 
+import gc
 import math
 import os
 from pathlib import Path
 import subprocess
+import sys
 import time
 from typing import Iterator
 
@@ -58,7 +60,6 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path: Path) -> "Iterator[Clock]":
-    (tmp_path / "metrics").mkdir()  # as xcp-rrdd does
     made = Clock(tmp_path / "metrics")
     yield made
     made.statistics.close()
@@ -528,3 +529,22 @@ class TestSpace:
         clock.tick()
         assert follower._due == 0
         disk.drop(DOM0)
+
+
+def test_memory(bench: Bench, clock: Clock) -> None:
+    """It does not grow with time."""
+    sr = bench.sr()
+    disk = new_disk(sr)
+    disk.use(DOM0)
+    clock.follow(sr)
+
+    def taken(ticks: int) -> int:
+        """The size of all containers. What is kept is in one of them; Python's own stores of free objects are not."""
+        for _ in range(ticks):
+            clock.tick()
+        gc.collect()
+        return sum(map(sys.getsizeof, gc.get_objects()))
+
+    before = taken(50)
+    assert taken(1000) - before < 4000
+    disk.drop(DOM0)

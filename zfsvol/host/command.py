@@ -46,6 +46,10 @@ _F_SETPIPE_SZ = 1031  # Linux; Python 3.6 does not name it
 _LONGEST_SHOWN = 300  # characters of a command line in a message
 
 
+# Children that could not be killed. Each is a zombie once its pool lets it go, until somebody asks how it ended.
+_left_behind: "list[int]" = []
+
+
 class CommandFailed(StorageError):
     """A child failed, and no caller has a more specific error for it. `stderr` is the child's error output."""
 
@@ -88,6 +92,7 @@ class Child:
         output: "str | None" = None,
         daemon: "dict[str, str] | None" = None,
     ) -> None:
+        _left_behind[:] = [pid for pid in _left_behind if spawn.status(pid) is None]
         self.argv = argv
         # Its exit status, or the negative number of the signal that ended it; None before its end was noticed.
         self.returncode: "int | None" = None
@@ -210,6 +215,7 @@ class Child:
         os.kill(self._pid, signal.SIGKILL)
         if not self._ends(_KILL_LIMIT):
             log.warning(f"pid {self._pid} cannot be killed and is left behind: {_short(self.argv)}")
+            _left_behind.append(self._pid)
         self._close()
 
     def _close(self) -> None:

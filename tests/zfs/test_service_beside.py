@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The resident service beside everything else: killed at random while verbs run, and through many attachments."""
+
+import os
+from pathlib import Path
+import random
+import threading
+import time
+from typing import Iterator
+
+import pytest
+
+from tests import killed
+from tests.service import Service
+from tests.zfs.conftest import Bench, run, wait_until
+from tests.zfs.test_model import Families, busy_at_once, run_machine
+from zfsvol.repository.sr import SR
+from zfsvol.service.supervisor import Supervisor
+
+__all__ = ["busy_at_once"]
+
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
+
+
+class Restless:
+    """The service, killed and started again at random, and looking after everything at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stop = threading.Event()
+        self.kills = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            service = Service(self._directory)
+            self._stop.wait(random.uniform(0.1, 3))
+            service.close()
+            self.kills += 1
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def restless(tmp_path: Path) -> "Iterator[Restless]":
+    made = Restless(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_families_beside_a_service_that_is_killed(
+    bench: Bench, busy_at_once: None, without_udev: None, restless: Restless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(killed, "COMMANDS", killed.COMMANDS - {"zpool"})  # the service's own does not end
+    Families.sr = bench.sr()
+    run("zfs", "set", "volmode=dev", Families.sr)
+    run_machine(Families, STEPS, 20)
+    assert restless.kills > 1
+
+
+def test_many_attachments(bench: Bench) -> None:
+    """Nothing of an SR stays in the service when it is detached: no thread, no descriptor."""
+    sr = SR(bench.sr())
+    guid = sr.guid
+    supervisor = Supervisor()
+    threads = threading.active_count()
+
+    def again(times: int) -> int:
+        """Attaches and detaches the SR so often; returns how many descriptors there are afterwards."""
+        for _ in range(times):
+            sr.mark_attached(guid)
+            supervisor._follow()
+            time.sleep(0.02)
+            sr.mark_detached()
+            supervisor._follow()
+        assert not supervisor._followers
+        wait_until(lambda: threading.active_count() == threads, "the threads to end")
+        return len(os.listdir("/proc/self/fd"))
+
+    assert again(1) == again(100)
+    sr.mark_attached(guid)
