@@ -129,11 +129,7 @@ def grow(sr_uuid: str, device: "str | None" = None, *, dry_run: bool = False) ->
     with target.pool_locked(sr):
         found = topology.read(sr.zfs)
         disks = found.disks if device is None else list(found.find(device).below())
-        able = [
-            disk
-            for disk in disks
-            if disk.is_disk and disk.state == text.GOOD[0] and (disk.is_vital or disk.role == LOG)
-        ]
+        able = [disk for disk in disks if disk.is_disk and disk.state == text.GOOD[0] and _can_grow(disk)]
         if not able:
             titles = ", ".join(f"{disk.title} ({disk.state})" for disk in disks if disk.is_disk)
             raise InvalidArgument(f"No device can grow: {titles}. Only one that works and holds data can.")
