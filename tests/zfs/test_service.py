@@ -36,6 +36,14 @@ def pid_in_file() -> int:
         return 0
 
 
+def is_listening(pid: str) -> bool:
+    """Whether the process is the command that tells the service what happens."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes().startswith(b"zpool\0events\0")
+    except OSError:
+        return False
+
+
 class TestOne:
     def test_its_process_id_is_told(self, running: Service) -> None:
         assert pid_in_file() == running.process.pid
@@ -106,7 +114,9 @@ class TestFollows:
 class TestEnds:
     def test_within_seconds(self, bench: Bench, running: Service) -> None:
         bench.sr()
+        (child,) = [pid for pid in os.listdir("/proc") if pid.isdigit() and is_listening(pid)]
         assert running.stop() < STOP_LIMIT
+        assert not os.path.exists(f"/proc/{child}")
 
     def test_while_a_disk_hangs(self, bench: Bench, running: Service) -> None:
         sr = bench.sr()

@@ -59,9 +59,17 @@ class Listener:
     def __init__(self, happened: "Callable[[Event], object]") -> None:
         self._happened = happened
 
+        self._thread: "threading.Thread | None" = None
+
     def start(self, stop: threading.Event) -> None:
         """Listens until `stop` is set."""
-        threading.Thread(target=self._run, args=(stop,), name="events", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(stop,), name="events", daemon=True)
+        self._thread.start()
+
+    def wait(self, limit: float) -> None:
+        """Waits up to `limit` seconds until the command has ended, after `stop` was set."""
+        if self._thread is not None:
+            self._thread.join(limit)
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():

@@ -95,6 +95,8 @@ class Follower:
         is_changed = self._is_changed or self._written > 0
         self._written, self._is_changed = 0, False
         self.sight = self._looker.look(changed=is_changed)
+        if self._left.is_set():
+            return  # after a look that hung, another follower of this SR may have the journal
         self._name = self.sight.name or self._name
         title = f'SR "{self._name}" ({self.sr.uuid})' if self._name else f"SR {self.sr.uuid}"
         late = self._maintenance.days_without_scrub(self.sight)

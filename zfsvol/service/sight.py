@@ -60,7 +60,6 @@ class Looker:
 
     def __init__(self, sr: SR) -> None:
         self._sr = sr
-        self._described = ""  # the text that `_topology` belongs to
         self._topology: "Topology | None" = None
         self._labels: "dict[str, str]" = {}
         self._numbers: "Numbers | None" = None
@@ -87,10 +86,8 @@ class Looker:
         return Sight(now, state, found, self._numbers, self._settings, self._labels)
 
     def _devices(self) -> "Topology | None":
-        described = topology.described(self._sr.zfs)
-        if described != self._described:
+        if self._topology is None or topology.described(self._sr.zfs) != self._topology.printed:
             self._topology = topology.read(self._sr.zfs)
-            self._described = described
             self._labels = {disk.guid: _label(disk) for disk in self._topology.disks if _is_there(disk)}
         return self._topology
 

@@ -47,6 +47,7 @@ class Supervisor:
         statistics.close()
         for follower in self._followers.values():
             follower.leave()
+        self._events.wait(_TICK + 0.5)
 
     def _follow(self) -> None:
         """Starts to follow SRs that were attached since the last call, and leaves those that were detached."""

@@ -125,11 +125,15 @@ class Vdev:
 
 
 class Topology:
-    """The devices of a pool as they were when it was read. `described`: the rest of what zpool says about the pool."""
+    """The devices of a pool as they were when it was read. `described`: the rest of what zpool says about the pool.
+
+    `printed`: the text that it was read from, as by the function `described`.
+    """
 
     def __init__(self, described: text.Pool, tops: "list[Vdev]") -> None:
         self.described = described
         self.tops = tops
+        self.printed = ""
 
     @property
     def vdevs(self) -> "list[Vdev]":
@@ -204,5 +208,6 @@ def read(pool: Pool) -> Topology:
             by_guid = pool.finish(child, READ_LIMIT)
         found = build(text.read(named)[0], text.read(by_guid)[0])
         if found is not None:  # else a device came or went between the two
+            found.printed = named
             return found
     raise StorageError(f"The devices of the pool {pool.name} keep changing: try again.")
