@@ -22,6 +22,7 @@ from zfsvol.zfs import kernel
 # Seconds.
 _INTERVAL = 60
 _PAUSE = 2  # between two looks: events come in hundreds
+_UPKEEP = 10  # between two questions whether there is something to clear up
 _CHANGE_PAUSE = 8  # between a change of the datasets and the look: verbs make many, none of which is urgent
 
 # Part of the free space. When that much was written, an alarm may be due.
@@ -45,6 +46,7 @@ class Follower:
         self._written = 0  # bytes, since the last look
         self._is_changed = True  # likewise
         self._left = threading.Event()
+        self._wake = threading.Event()
 
     def start(self) -> None:
         """Starts to follow the SR."""
@@ -53,6 +55,7 @@ class Follower:
     def leave(self) -> None:
         """Ends it: at once, or when a look that hangs returns."""
         self._left.set()
+        self._wake.set()
 
     def tick(self) -> None:
         """Called every second, in the supervisor's thread: notices a change of the pool's state. Never waits."""
@@ -60,26 +63,33 @@ class Follower:
         if state != self._state:
             log.info(f"{self.sr.pool} was {self._state} and is {state}")
             self._state = state
-            self._due = 0
+            self._look_at(0)
 
     def happened(self, event: Event) -> None:
         """Something happened to the pool."""
         if event.is_history:
             self._upkeep.note_change()
             self._is_changed = True
-            self._due = min(self._due, time.monotonic() + _CHANGE_PAUSE)
+            self._look_at(time.monotonic() + _CHANGE_PAUSE)
         else:
-            self._due = 0
+            self._look_at(0)
 
     def note_written(self, size: int) -> None:
         """So many more bytes were written to its disks. ZFS reports nothing of a pool that fills up."""
         self._written += size
         numbers = self.sight.numbers if self.sight is not None else None
         if numbers is not None and self._written > _NOTICEABLE * numbers.available:
-            self._due = 0
+            self._look_at(0)
+
+    def _look_at(self, due: float) -> None:
+        """Has the next look come at this time, if it is not due before."""
+        if due < self._due:
+            self._due = due
+            self._wake.set()
 
     def _run(self) -> None:
         while not self._left.is_set():
+            self._wake.clear()
             try:
                 if time.monotonic() >= self._due:
                     self._due = time.monotonic() + _INTERVAL  # before the look: what happens during it counts
@@ -90,6 +100,7 @@ class Follower:
             except Exception as error:  # noqa: BLE001 - one failure must not end the service for this SR
                 log.warning(f"{self.sr.dataset}: a fault of the service: {error!r}")
             self._left.wait(_PAUSE)
+            self._wake.wait(min(_UPKEEP, max(0.0, self._due - time.monotonic())))
 
     def _look(self) -> None:
         is_changed = self._is_changed or self._written > 0

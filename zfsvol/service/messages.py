@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Seconds.
-_INTERVAL = 1
 _PAUSE = 15  # after a failure
 _LIMIT = 60  # for one answer
 
@@ -45,18 +44,17 @@ class Sender:
     def _run(self, stop: threading.Event) -> None:
         socket.setdefaulttimeout(_LIMIT)  # XenAPI's module sets none, and no other part of the service uses sockets
         while not stop.is_set():
-            if self._wake.is_set():
-                self._wake.clear()
-                try:
-                    self._send_all()
-                    self._is_away = False
-                except Exception as error:  # noqa: BLE001 - of many kinds: whatever it is, xapi may be back later
-                    if not self._is_away:
-                        log.warning(f"messages wait until xapi takes them: {error!r}")
-                    self._is_away = True
-                    self._wake.set()
-                    stop.wait(_PAUSE)
-            stop.wait(_INTERVAL)
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self._send_all()
+                self._is_away = False
+            except Exception as error:  # noqa: BLE001 - of many kinds: whatever it is, xapi may be back later
+                if not self._is_away:
+                    log.warning(f"messages wait until xapi takes them: {error!r}")
+                self._is_away = True
+                self._wake.set()
+                stop.wait(_PAUSE)
 
     def _send_all(self) -> None:
         todo = [(uuid, journal) for uuid, journal in list(self._journals.items()) if journal.unsent]
