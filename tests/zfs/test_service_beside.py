@@ -57,7 +57,7 @@ def test_families_beside_a_service_that_is_killed(
     monkeypatch.setattr(killed, "COMMANDS", killed.COMMANDS - {"zpool"})  # the service's own does not end
     Families.sr = bench.sr()
     run("zfs", "set", "volmode=dev", Families.sr)
-    run_machine(Families, STEPS, 20)
+    run_machine(Families, STEPS // 3, 20)
     assert restless.kills > 1
 
 
