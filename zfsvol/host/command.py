@@ -211,7 +211,6 @@ class Child:
             pause = min(2 * pause, _PAUSE_MOST)
 
     def _give_up(self) -> None:
-        # One that is left behind becomes a zombie when it ends, until this process ends: a verb does soon.
         os.kill(self._pid, signal.SIGKILL)
         if not self._ends(_KILL_LIMIT):
             log.warning(f"pid {self._pid} cannot be killed and is left behind: {_short(self.argv)}")
@@ -226,6 +225,15 @@ class Child:
 def decoded(pieces: "Iterable[bytes]") -> str:
     """A child's output as text, with what is not UTF-8 replaced."""
     return b"".join(pieces).decode("utf-8", "replace")
+
+
+def lines(pieces: "Iterable[bytes]") -> "Iterator[str]":
+    """A child's output line by line, as it comes, with what is not UTF-8 replaced. Leaves out a line without an end."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
 
 
 def _service_groups() -> "list[int]":

@@ -36,8 +36,9 @@ class Message:
 class Journal:
     """The journal of the SR `root` on the pool with this guid. Several threads may use it.
 
-    `open`: the alarms that are not over: by their keys, their level and since when. `known`: what was told once and is
-    no alarm, by key: the end of the last scrub. A damaged file counts as none: what is still wrong is told again.
+    `open`: the alarms that are not over, by their keys: level, name, and what to say at the end. `known`: what was told
+    once and is no alarm, by key: the end of the last scrub. A damaged file counts as none: what is still wrong is told
+    again.
     """
 
     def __init__(self, root: Root, guid: str) -> None:

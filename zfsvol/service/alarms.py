@@ -68,8 +68,7 @@ def messages(
         before = journal.open.get(key)
         if before is None or alarm.level > before["level"]:
             told.append(Message(sight.time, _PREFIX + alarm.name, alarm.priority, alarm.text))
-            since = sight.time if before is None else before["since"]
-            journal.open[key] = {"level": alarm.level, "since": since, "name": alarm.name, "over": alarm.over}
+            journal.open[key] = {"level": alarm.level, "name": alarm.name, "over": alarm.over}
     for key in [key for key in journal.open if key not in found and not key.startswith(unread)]:
         before = journal.open.pop(key)
         told.append(
@@ -90,7 +89,7 @@ def _alarms(
         found.update(_devices(title, sight.topology, journal))
         # Whether the errors of a device that has failed meanwhile are over is not known.
         unread += tuple(key.replace("device", "errors", 1) for key in found if key.startswith("device "))
-    pool = _pool(title, sight, bool(found))
+    pool = _pool(title, sight, devices_tell=bool(found))
     if pool is not None:
         found["pool"] = pool
     if sight.numbers is None:
@@ -109,7 +108,7 @@ def _alarms(
     return found, unread
 
 
-def _pool(title: str, sight: Sight, devices_tell: bool) -> "Alarm | None":  # noqa: FBT001 - private
+def _pool(title: str, sight: Sight, *, devices_tell: bool) -> "Alarm | None":
     state = sight.state
     if state in (None, *text.GOOD) or (state == "DEGRADED" and devices_tell):
         return None

@@ -45,7 +45,7 @@ def parse(lines: "Iterable[str]") -> "Iterator[Event]":
     kind = ""
     for line in lines:
         if line[:1].strip():
-            kind = line.rstrip("\n").rpartition("\t")[2]
+            kind = line.rpartition("\t")[2]
         elif kind:
             name, _, value = line.strip().partition(" = ")
             if name == "pool":
@@ -58,7 +58,6 @@ class Listener:
 
     def __init__(self, happened: "Callable[[Event], object]") -> None:
         self._happened = happened
-
         self._thread: "threading.Thread | None" = None
 
     def start(self, stop: threading.Event) -> None:
@@ -83,13 +82,5 @@ class Listener:
 
     def _listen(self, stop: threading.Event) -> None:
         pieces = command.Child(_COMMAND).chunks(float("inf"), stop.is_set)
-        for event in parse(_lines(pieces)):
+        for event in parse(command.lines(pieces)):
             self._happened(event)
-
-
-def _lines(pieces: "Iterable[bytes]") -> "Iterator[str]":
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8", "replace")

@@ -9,6 +9,7 @@ An event is a dictionary for JSON: `time` (seconds since 1970, by the host's tim
 import re
 import time
 
+from zfsvol.host import command
 from zfsvol.zfs.pool import Pool
 
 TYPE_CHECKING = False
@@ -47,11 +48,7 @@ def last_scrub(pool: Pool) -> "int | None":
 
 
 def _lines(pool: Pool) -> "Iterator[str]":
-    rest = b""
-    for piece in pool.stream(["zpool", "history", "-i", "-l", pool.name]):
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace")
+    return command.lines(pool.stream(["zpool", "history", "-i", "-l", pool.name]))
 
 
 def parse_history(lines: "Iterable[str]") -> "Iterator[dict[str, Any]]":
