@@ -18,6 +18,19 @@ Nov 29 2026 22:51:58.724650621\tsysevent.fs.zfs.history_event
         pool = "sr-1"
         history_internal_str = "pool = \"other\"\xff"
         eid = 0x2
+
+Nov 29 2026 22:51:59.1\tereport.fs.zfs.io
+        class = "ereport.fs.zfs.io"
+        ena = 0x39653c0000001
+        detector = (embedded nvlist)
+                version = 0x0
+                scheme = "zfs"
+                pool = 0x12367e75be5f3589
+                vdev = 0xcc10f598b03ea000
+        (end detector)
+        pool = "tank"
+        pool_guid = 0x12367e75be5f3589
+        vdev_path = "/dev/mapper/bad"
 """
 
 
@@ -28,6 +41,7 @@ def test_events(size: int) -> None:
     assert found == [
         ("sysevent.fs.zfs.pool_create", "tank", False),
         ("sysevent.fs.zfs.history_event", "sr-1", True),
+        ("ereport.fs.zfs.io", "tank", False),
     ]
 
 

@@ -48,7 +48,8 @@ def parse(lines: "Iterable[str]") -> "Iterator[Event]":
             kind = line.rpartition("\t")[2]
         elif kind:
             name, _, value = line.strip().partition(" = ")
-            if name == "pool":
+            # An error has its detector before that, whose pool is a number.
+            if name == "pool" and value.startswith('"'):
                 yield Event(kind, value.strip('"'))
                 kind = ""
 
