@@ -12,8 +12,9 @@ import time
 import pytest
 
 from tests import client
+from tests.unit.older import no_posix_spawn
 from zfsvol import log
-from zfsvol.host import command, spawn
+from zfsvol.host import command
 from zfsvol.host.command import Child, CommandFailed, CommandTimeout
 
 LIMIT = 60
@@ -23,14 +24,14 @@ PYTHON = os.environ.get("ZFSVOL_PYTHON", sys.executable)
 @pytest.fixture(
     autouse=True,
     params=[
-        "fork",
+        "fork_exec",
         pytest.param("posix_spawn", marks=pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="3.6")),
     ],
 )
 def way(request, monkeypatch):
-    """How programs are started. Python 3.6 always forks, as all versions do for daemons."""
-    if request.param == "fork":
-        monkeypatch.setattr(spawn, "_posix_spawn", None)
+    """How programs are started."""
+    if request.param == "fork_exec":
+        no_posix_spawn(monkeypatch.setattr)
     return request.param
 
 
@@ -151,18 +152,14 @@ class TestWhatAChildGets:
         assert "pipe:" not in said
 
     def test_a_daemon_starts_in_the_groups(self, tmp_path, monkeypatch):
-        procs = [tmp_path / "one", tmp_path / "two"]
-        monkeypatch.setattr(
-            command, "_service_groups", lambda: [os.open(str(path), os.O_WRONLY | os.O_CREAT, 0o600) for path in procs]
-        )
-        before = descriptors()
-        assert sh("echo started", daemon={}) == "started\n"
-        assert [path.read_text() for path in procs] == ["0", "0"]
-        assert descriptors() == before
+        groups = [str(tmp_path / "one"), str(tmp_path / "two")]
+        monkeypatch.setattr(command, "_service_groups", lambda: groups)
+        assert sh("echo started $*", "sh", "--", daemon={}) == "started --\n"
+        assert [Path(path).read_text() for path in groups] == ["0\n", "0\n"]
 
     def test_a_daemon_that_cannot_leave_its_group(self, monkeypatch):
-        monkeypatch.setattr(command, "_service_groups", lambda: [os.open("/dev/full", os.O_WRONLY)])
-        assert "No space" in failure(["true"], daemon={}).stderr
+        monkeypatch.setattr(command, "_service_groups", lambda: ["/dev/full"])
+        assert "echo" in failure(["true"], daemon={}).stderr
 
     @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1", "0 2", "1 2", "0 1 2"])
     def test_a_driver_without_streams(self, closed, tmp_path, way):
@@ -170,8 +167,9 @@ class TestWhatAChildGets:
         text = "\n".join(
             [
                 "import os, sys",
-                "from zfsvol.host import command, spawn",
-                "spawn._posix_spawn = None" if way == "fork" else "",
+                "from tests.unit.older import no_posix_spawn",
+                "from zfsvol.host import command",
+                "no_posix_spawn()" if way == "fork_exec" else "",
                 *(f"os.close({number})" for number in closed.split()),
                 f"lock = os.open({str(tmp_path / 'lock')!r}, os.O_RDWR | os.O_CREAT)",
                 "said = command.run(['sh', '-c', 'cat; ls -l /proc/self/fd; echo more >&2'], 60, held=[lock])",

@@ -43,6 +43,9 @@ _PAUSE_MOST = 0.02
 _CHUNK = 1 << 16
 _PIPE = 1 << 20  # bytes
 _F_SETPIPE_SZ = 1031  # Linux; Python 3.6 does not name it
+# A shell that enters the control groups before "--" and becomes the program behind it. 0 stands for who writes it.
+_IN_GROUPS = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
+
 _LONGEST_SHOWN = 300  # characters of a command line in a message
 
 
@@ -99,7 +102,6 @@ class Child:
         self._output = output
         self._pipes: "list[int]" = []  # of stdout and stderr; none if the output goes to a file
         theirs: "list[int]" = []
-        groups: "list[int]" = []
         try:
             theirs.append(os.open("/dev/null", os.O_RDONLY))
             if output is not None:
@@ -111,13 +113,13 @@ class Child:
                     theirs.append(writer)
             if daemon is not None:
                 held = ()
-                groups = _service_groups()
-            self._pid = spawn.start(argv, dict(ENVIRONMENT, **(daemon or {})), theirs, held=held, groups=groups)
+                argv = ["sh", "-c", _IN_GROUPS, "sh", *_service_groups(), "--", *argv]
+            self._pid = spawn.start(argv, dict(ENVIRONMENT, **(daemon or {})), theirs, held=held)
         except OSError as error:
             self._close()
             raise CommandFailed(argv, 127, str(error)) from None
         finally:
-            for descriptor in {*theirs, *groups}:
+            for descriptor in {*theirs}:
                 os.close(descriptor)
 
     def widen(self) -> None:
@@ -236,13 +238,13 @@ def lines(pieces: "Iterable[bytes]") -> "Iterator[str]":
             yield line.decode("utf-8", "replace")
 
 
-def _service_groups() -> "list[int]":
-    """Descriptors of the root groups of the cgroup hierarchies by which systemd assigns processes to services.
+def _service_groups() -> "list[str]":
+    """`cgroup.procs` of the root groups of the cgroup hierarchies by which systemd assigns processes to services.
 
     That is the named hierarchy of cgroup v1, as in XCP-ng 8.3, or the unified one. Empty without systemd.
     """
     return [
-        os.open(os.path.join(mount.path, "cgroup.procs"), os.O_WRONLY)
+        os.path.join(mount.path, "cgroup.procs")
         for mount in files.mounts()
         if mount.kind == "cgroup2" or (mount.kind == "cgroup" and "name=systemd" in mount.options)
     ]

@@ -13,19 +13,17 @@ import signal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import NoReturn
 
 _STREAMS = 3  # stdin, stdout, stderr
 _LONGEST = 4096  # bytes that a pipe passes on at once
-_NOT_STARTED = 127
 _UNKNOWN = 255
+_NONE = -1  # in place of a descriptor
+_YES, _NO = True, False
 
 # Python ignores them, and a program inherits that.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
-# It does not copy the process first. Python 3.6 does not have it.
-_posix_spawn = getattr(os, "posix_spawn", None)
-_DUP2 = getattr(os, "POSIX_SPAWN_DUP2", None)
+_POSIX_SPAWN = hasattr(os, "posix_spawn")  # Python 3.6 does not have it
 
 
 def start(
@@ -34,13 +32,11 @@ def start(
     streams: "Sequence[int]",
     *,
     held: "Iterable[int]" = (),
-    groups: "Sequence[int]" = (),
 ) -> int:
     """Starts the program `argv`, which the PATH of `environment` leads to, and returns its pid.
 
     `streams`: its stdin, stdout and stderr. It also gets duplicates of the descriptors `held`, under any number, and no
-    others. `groups`: opened `cgroup.procs` of the control groups in which it starts. Raises OSError if it does not
-    start; otherwise the caller must call `status` until it has ended.
+    others. Raises OSError if it does not start; otherwise the caller must call `status` until it has ended.
     """
     _close_at_exec()
     path = _path(argv[0], environment["PATH"])
@@ -55,14 +51,13 @@ def start(
         return opened[-1]
 
     try:
-        # Pairs of a descriptor here and one in the program.
-        pairs = [(above(descriptor), number) for number, descriptor in enumerate(streams)]
-        pairs += [(above(descriptor), above(descriptor)) for descriptor in held]
-        if _posix_spawn is None or groups:
-            return _fork(path, argv, environment, pairs, groups)
-        actions = [(_DUP2, *pair) for pair in pairs]
-        pid: int = _posix_spawn(path, argv, environment, file_actions=actions, setsigdef=_IGNORED)
-        return pid
+        theirs = [above(descriptor) for descriptor in streams]
+        kept = [above(descriptor) for descriptor in held]
+        if _POSIX_SPAWN:
+            pairs = [*zip(theirs, range(_STREAMS)), *((descriptor, above(descriptor)) for descriptor in kept)]
+            actions = [(os.POSIX_SPAWN_DUP2, *pair) for pair in pairs]
+            return os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=_IGNORED)
+        return _fork_exec(path, argv, environment, theirs, kept)
     finally:
         for descriptor in opened:
             os.close(descriptor)
@@ -101,49 +96,37 @@ def _path(name: str, directories: str) -> str:
     raise FileNotFoundError(errno.ENOENT, "No such program", name)
 
 
-def _fork(
-    path: str,
-    argv: "list[str]",
-    environment: "Mapping[str, str]",
-    pairs: "list[tuple[int, int]]",
-    groups: "Iterable[int]",
+def _fork_exec(
+    path: str, argv: "list[str]", environment: "Mapping[str, str]", streams: "list[int]", held: "list[int]"
 ) -> int:
+    """What Python 3.6's and 3.7's subprocess calls: a fork in which no Python runs, so that it copies few pages."""
+    from _posixsubprocess import fork_exec  # here, as later versions do not need its library
+
     report, reports = os.pipe()
     try:
+        # What it keeps must be no stream, as their numbers are given anew.
+        kept = fcntl.fcntl(reports, fcntl.F_DUPFD_CLOEXEC, _STREAMS)
+        os.close(reports)
         try:
-            pid = os.fork()
-            if pid == 0:
-                _exec(path, argv, environment, pairs, groups, reports)
+            pid: int = fork_exec(  # type: ignore[call-arg]
+                argv,
+                (os.fsencode(path),),
+                _NO,  # close_fds
+                tuple(sorted([*held, kept])),
+                None,  # type: ignore[arg-type] # cwd
+                [os.fsencode(f"{name}={value}") for name, value in environment.items()],
+                *(streams[0], _NONE, _NONE, streams[1], _NONE, streams[2], report, kept),
+                _YES,  # restore_signals
+                _NO,  # call_setsid
+                None,  # type: ignore[arg-type] # preexec_fn
+            )
         finally:
-            os.close(reports)
-        said = os.read(report, _LONGEST)  # nothing if the program has started, since that closes the pipe
+            os.close(kept)
+        said = b"".join(iter(lambda: os.read(report, _LONGEST), b""))  # nothing once the program has started
     finally:
         os.close(report)
     if said:
         os.waitpid(pid, 0)
-        raise OSError(said.decode("utf-8", "replace"))
+        code = int(said.split(b":")[1], 16)
+        raise OSError(code, os.strerror(code), path)
     return pid
-
-
-def _exec(
-    path: str,
-    argv: "list[str]",
-    environment: "Mapping[str, str]",
-    pairs: "list[tuple[int, int]]",
-    groups: "Iterable[int]",
-    reports: int,
-) -> "NoReturn":
-    """Makes this fork of the driver the program. Only system calls: other threads' locks are held for ever here."""
-    try:
-        reports = fcntl.fcntl(reports, fcntl.F_DUPFD_CLOEXEC, _STREAMS)  # it may have a stream's number, too
-        for group in groups:
-            os.write(group, b"0")  # 0 stands for the writing process
-        for descriptor, number in pairs:
-            os.dup2(descriptor, number)
-        for ignored in _IGNORED:
-            signal.signal(ignored, signal.SIG_DFL)
-        os.execve(path, argv, environment)  # noqa: S606 - no shell, on purpose
-    except Exception as error:  # noqa: BLE001 - the parent raises it
-        os.write(reports, str(error).encode("utf-8", "replace")[:_LONGEST])
-    finally:
-        os._exit(_NOT_STARTED)
