@@ -137,19 +137,18 @@ class TestWhatAChildGets:
             for descriptor in (held, own, inheritable):
                 os.close(descriptor)
 
-    def test_a_daemon_gets_variables_and_no_locks(self, tmp_path):
+    def test_a_daemon_gets_variables_and_what_is_named(self, tmp_path):
         held = os.open(str(tmp_path / "lock"), os.O_RDWR | os.O_CREAT)
+        words = ["sh", "-c", "echo $TOKEN; ls -l /proc/self/fd"]
         try:
-            output = str(tmp_path / "output")
-            child = Child(
-                ["sh", "-c", "echo $TOKEN; ls -l /proc/self/fd"], held=[held], output=output, daemon={"TOKEN": "word"}
-            )
-            said = child.finish(LIMIT)
+            said = [
+                Child(words, held=named, output=str(tmp_path / "output"), daemon={"TOKEN": "word"}).finish(LIMIT)
+                for named in ([held], [])
+            ]
         finally:
             os.close(held)
-        assert said.startswith("word\n")
-        assert "lock" not in said
-        assert "pipe:" not in said
+        assert all(text.startswith("word\n") and "pipe:" not in text for text in said)
+        assert ["lock" in text for text in said] == [True, False]
 
     def test_a_daemon_starts_in_the_groups(self, tmp_path, monkeypatch):
         groups = [str(tmp_path / "one"), str(tmp_path / "two")]

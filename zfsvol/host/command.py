@@ -6,8 +6,8 @@ own (xapi-storage-script's LD_PRELOAD must not reach zfs) and a time limit. A ch
 answer sleeps in the kernel and cannot be killed: it is left behind.
 
 A child inherits the locks that its caller names. So if a verb is killed, the next verb waits until the command that
-the first one started has ended. A child that starts a daemon inherits no locks, and runs outside the control group of
-xapi-storage-script, because systemd ends the processes of that group at a toolstack restart.
+the first one started has ended. A child that starts a daemon runs outside the control group of xapi-storage-script,
+because systemd ends the processes of that group at a toolstack restart; it must not inherit the locks of a verb.
 
 Nothing here depends on signals or on the calling thread.
 """
@@ -84,7 +84,7 @@ class Child:
 
     `held`: descriptors of locks that the child inherits. `output`: a file that takes the child's output in place of a
     pipe. It survives if this process is killed, and nobody waits for a daemon that keeps it open. `daemon`: the child
-    starts a daemon with these variables in its environment, and inherits no locks.
+    starts a daemon, outside the control group of this process and with these variables in its environment.
     """
 
     def __init__(
@@ -112,7 +112,6 @@ class Child:
                     self._pipes.append(reader)
                     theirs.append(writer)
             if daemon is not None:
-                held = ()
                 argv = ["sh", "-c", _IN_GROUPS, "sh", *_service_groups(), "--", *argv]
             self._pid = spawn.start(argv, dict(ENVIRONMENT, **(daemon or {})), theirs, held=held)
         except OSError as error:

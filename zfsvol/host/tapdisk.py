@@ -325,7 +325,8 @@ class Tapdisk:
     def _try(self, words: "list[str]", *, limit: int = 0, **how: "Any") -> "tuple[int, str]":
         """The exit status and the output of tap-ctl. Raises CommandTimeout."""
         try:
-            return 0, command.Child(["tap-ctl", *words], held=self._held, **how).finish(limit or _LIMIT).strip()
+            held = () if "daemon" in how else self._held
+            return 0, command.Child(["tap-ctl", *words], held=held, **how).finish(limit or _LIMIT).strip()
         except CommandFailed as error:
             if error.status == 127:
                 raise TapdiskFailed(f"tap-ctl, of the package blktap, cannot be run: {error.stderr}.") from None

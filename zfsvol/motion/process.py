@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A job as a process: detached, ended by its work or by SIGTERM, its end always written down unless it is killed."""
+
+import os
+import resource
+import signal
+import threading
+
+import daemon
+
+from zfsvol import log
+from zfsvol.errors import StorageError
+from zfsvol.host import lock
+from zfsvol.repository.job import FAILED, Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+# python-daemon closes every descriptor that the process may have, and half a million take a second and 60 MiB.
+_DESCRIPTORS = 1024
+
+
+class Stopped(StorageError):
+    """The job was told to end at once."""
+
+
+class Orders:
+    """What others have told the process since it started. `stop`: end at once. `finish`: come to a good end."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.finish = False
+        self.changed = threading.Event()
+
+    def take(self, number: int, _frame: object = None) -> None:
+        """A signal has come."""
+        if number == signal.SIGTERM:
+            self.stop = True
+        else:
+            self.finish = True
+        self.changed.set()
+
+    def obey(self) -> None:
+        """Raises Stopped if it is to end at once."""
+        if self.stop:
+            raise Stopped("It was told to stop.")
+
+
+def run(job: Job, work: "Callable[[Job, Orders], object]") -> None:
+    """Detaches this process from the verb that has started it and does the work. Never returns."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+    orders = Orders()
+    context = daemon.DaemonContext(
+        detach_process=True,
+        files_preserve=_descriptors_of(os.path.join(lock.DIRECTORY, job.lock_name)),
+        signal_map={signal.SIGTERM: orders.take, signal.SIGUSR1: orders.take, signal.SIGHUP: None},
+        umask=0o077,
+    )
+    title = f"{job.sr.volume(job.key)}: the {job.kind}"
+    with context:
+        state = dict(job.read(), pid=os.getpid())
+        job.write(state)
+        try:
+            work(job, orders)
+        except Exception as error:  # noqa: BLE001 - whoever waits for it must learn of its end
+            reason = str(error) if isinstance(error, StorageError) else repr(error)
+            log.warning(f"{title} has failed: {reason}")
+            job.write(dict(job.read(), state=FAILED, error=reason))
+    os._exit(0)
+
+
+def _descriptors_of(path: str) -> "list[int]":
+    """The descriptors of this process that lead to a file."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == path:
+                found.append(int(name))
+        except OSError:
+            continue  # the one that listed them
+    return found
