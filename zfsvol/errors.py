@@ -78,6 +78,10 @@ class TapdiskFailed(StorageError):
     """A tapdisk cannot be started, or does not close a VDI's zvol."""
 
 
+class NbdFailed(StorageError):
+    """An NBD server refused or failed, is gone, or is not understood. The connection to it is of no more use."""
+
+
 class SRUnavailable(StorageError):
     """The SR's pool is not imported, is suspended, or holds no such SR."""
 

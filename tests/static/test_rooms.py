@@ -10,7 +10,7 @@ from tests.static.source import ROOT
 PACKAGE = ROOT / "zfsvol"
 
 # From the top. A room imports from itself and from the rooms below. The modules beside the rooms are the ground.
-ROOMS = ("wire", "service", "care", "verbs", "motion", "repository", "zfs", "host")
+ROOMS = ("wire", "service", "care", "verbs", "motion", "repository", "zfs", "host", "nbd")
 GROUND = ("errors", "log", "naming", "properties")
 
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))

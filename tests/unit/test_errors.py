@@ -37,6 +37,7 @@ CODES = {
     errors.DeviceInvalid: "_91",  # DeviceInvalid, likewise
     # Errors without a code of their own.
     errors.TapdiskFailed: "",
+    errors.NbdFailed: "",
     command.CommandFailed: "",
     command.CommandTimeout: "",
     sendstream.Damaged: "",
