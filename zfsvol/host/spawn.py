@@ -23,7 +23,9 @@ _YES, _NO = True, False
 # Python ignores them, and a program inherits that.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
-_POSIX_SPAWN = hasattr(os, "posix_spawn")  # Python 3.6 does not have it
+# It does not copy the process first. Python 3.6 does not have it.
+_posix_spawn = getattr(os, "posix_spawn", None)
+_DUP2 = getattr(os, "POSIX_SPAWN_DUP2", None)
 
 
 def start(
@@ -53,10 +55,11 @@ def start(
     try:
         theirs = [above(descriptor) for descriptor in streams]
         kept = [above(descriptor) for descriptor in held]
-        if _POSIX_SPAWN:
+        if _posix_spawn is not None:
             pairs = [*zip(theirs, range(_STREAMS)), *((descriptor, above(descriptor)) for descriptor in kept)]
-            actions = [(os.POSIX_SPAWN_DUP2, *pair) for pair in pairs]
-            return os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=_IGNORED)
+            actions = [(_DUP2, *pair) for pair in pairs]
+            pid: int = _posix_spawn(path, argv, environment, file_actions=actions, setsigdef=_IGNORED)
+            return pid
         return _fork_exec(path, argv, environment, theirs, kept)
     finally:
         for descriptor in opened:
