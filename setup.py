@@ -23,7 +23,10 @@ setup(
     license="LGPL-2.1-only",
     packages=[
         "zfsvol",
-        *("zfsvol." + room for room in ("nbd", "host", "zfs", "repository", "motion", "verbs", "care", "service", "wire")),
+        *(
+            "zfsvol." + room
+            for room in ("nbd", "host", "zfs", "repository", "motion", "verbs", "care", "service", "wire")
+        ),
     ],
     package_data={"zfsvol.zfs": ["*.lua"]},
     python_requires=">=3.6",

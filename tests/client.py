@@ -35,12 +35,12 @@ def environment() -> "dict[str, str]":
 
 def executable(verb: str) -> str:
     """The verb's program; for Plugin.Query, that of the volume plugin."""
-    return str((DATAPATH if verb.startswith("Datapath.") else PLUGIN) / verb)
+    return str((DATAPATH if verb.startswith("Data") else PLUGIN) / verb)
 
 
 def verbs_beside(verb: str) -> "table.Verbs":
     """All verbs of this verb's plugin."""
-    return table.DATAPATH if verb.startswith("Datapath.") else table.VOLUME
+    return table.DATAPATH if verb.startswith("Data") else table.VOLUME
 
 
 def argv(verb: str) -> "list[str]":

@@ -59,6 +59,9 @@ _REVERT = ".revert-"
 # Bookmarks of other programs may have any other name, that of one of the driver's snapshots included.
 _BOOKMARK = "cbt-"
 
+# Of a ZFS snapshot that a mirror job copies from; its operation follows.
+_MIRROR = "mirror-"
+
 # The new uuid of a copy of an SR, or of a disk in it, while the copy gets a new identity.
 BECOMES = "zfsvol:becomes"
 
@@ -149,6 +152,17 @@ def bookmark(uuid: str) -> str:
 def is_bookmark(name: str) -> bool:
     """Whether a bookmark with this name within its zvol is the driver's."""
     return name.startswith(_BOOKMARK) and is_uuid(name[len(_BOOKMARK) :])
+
+
+def mirror_snapshot(operation: str, number: int) -> str:
+    """The name, within its zvol, of a ZFS snapshot that a mirror job copies from."""
+    return f"{_MIRROR}{operation}-{number}"
+
+
+def mirrored(name: str) -> "str | None":
+    """The operation (a uuid) of the mirror job whose ZFS snapshot has this name within its zvol; None if none's."""
+    operation = name[len(_MIRROR) :].rpartition("-")[0]
+    return operation if name.startswith(_MIRROR) and is_uuid(operation) else None
 
 
 def is_uuid(name: str) -> bool:

@@ -3,7 +3,7 @@
 
 import sys
 
-from zfsvol.motion import process
+from zfsvol.motion import mirror, process
 from zfsvol.repository.job import Job
 from zfsvol.repository.sr import SR
 
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-_KINDS: "dict[str, Callable[[Job, process.Orders], object]]" = {}
+_KINDS: "dict[str, Callable[[Job, process.Orders], object]]" = {"mirror": mirror.run}
 
 
 def main() -> None:

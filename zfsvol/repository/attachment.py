@@ -14,7 +14,7 @@ from zfsvol import log, naming, properties
 from zfsvol.errors import InvalidArgument, NodeMissing, SRUnavailable, StorageError, VDIInUse
 from zfsvol.host import files, tapdisk, xen
 from zfsvol.host.tapdisk import Tapdisk
-from zfsvol.repository import lineage, links
+from zfsvol.repository import lineage, links, mirror
 from zfsvol.repository import record as records
 from zfsvol.repository.record import NODE, READ, TAPDISK, WRITE, Record
 from zfsvol.repository.sr import ALONE, CHANGE
@@ -124,7 +124,7 @@ def activate(record: Record, domain: str, mode: str) -> None:
     elif record.active.get(domain) == WRITE:
         mode = WRITE
     obstacles = record.obstacles(domain, mode)
-    if obstacles and _detach_gone(record, obstacles):
+    if obstacles and (_detach_gone(record, obstacles) or drop_ended_migrations(record, obstacles)):
         obstacles = record.obstacles(domain, mode)
     if obstacles:
         raise VDIInUse(
@@ -137,6 +137,8 @@ def activate(record: Record, domain: str, mode: str) -> None:
     try:
         files.link(str(record.node), links.path(links.DEVICES, record))
         files.link(links.path(links.DEVICES, record), links.path(links.STATISTICS, record))
+        if mode == WRITE:
+            mirror.activated(record.sr, record.key)
         if record.way(domain) == TAPDISK:
             _serve(record, mode)
     except Exception:
@@ -175,7 +177,7 @@ def _undo(record: Record, domain: str) -> None:
 
 
 def deactivate(record: Record, domain: str) -> None:
-    """Ends the domain's lease, and stops the tapdisk if no domain needs it any more.
+    """Ends the domain's lease, and stops the tapdisk if no domain needs it any more; then a mirror copies what is left.
 
     Raises TapdiskFailed and CommandTimeout if the tapdisk cannot be stopped; then the lease stays.
     """
@@ -188,6 +190,7 @@ def deactivate(record: Record, domain: str) -> None:
         files.remove(links.path(links.STATISTICS, record))
         files.remove(links.path(links.DEVICES, record))
     record.save()
+    mirror.deactivated(record.sr, record.key, domain)
 
 
 def _stop(record: Record) -> None:
@@ -203,6 +206,8 @@ def detach(record: Record, domain: str) -> None:
     deactivate(record, domain)
     if record.attached.pop(domain, None) is not None:
         record.save()
+        if not record.attached:
+            mirror.detached(record.sr, record.key)
 
 
 def forget_unused(record: Record) -> bool:
@@ -218,6 +223,7 @@ def forget_unused(record: Record) -> bool:
         elif not node.hide(record.sr.zfs, record.zvol, record.node):
             return False
         record.node = None
+        mirror.clear(record.sr, record.key)
         record.forget()
     return True
 
@@ -263,6 +269,21 @@ def _detach_gone(record: Record, domains: "list[str]") -> bool:
     for domain in gone:
         _detach_vanished(record, domain)
     return bool(gone)
+
+
+def drop_ended_migrations(record: Record, domains: "list[str]") -> bool:
+    """Detaches those of the domains that are storage migrations without a connection; returns whether there were any.
+
+    They exist because xapi does not detach the disk of a halted VM after it has moved. Only for who needs the disk: a
+    migration that has just begun is not connected yet either.
+    """
+    ended = [domain for domain in domains if records.is_migration(domain)]
+    if not ended or record.tapdisk is None or _tapdisk(record).has_clients():
+        return False
+    for domain in ended:
+        log.warning(f"{record.zvol}: {records.called(domain)} has ended; its lease ends")
+        detach(record, domain)
+    return True
 
 
 def _detach_vanished(record: Record, domain: str) -> None:

@@ -7,6 +7,7 @@ from is renamed. So an SR's root holds nothing but:
 
   <uuid>              a VDI; it has the property zfsvol:name
   <zvol>@<uuid>       a ZFS snapshot with at least one clone; `zfs hold` may keep it longer
+  <zvol>@mirror-<operation>-<n>   while a disk is copied to another SR: what is copied; the job's snapshots
   <zvol>@<other>      a snapshot of another program or person
   .gone-<uuid>.<n>    a removed VDI with at least one such snapshot; it has the property zfsvol:removed
   .revert-<uuid>      during Volume.revert and data_destroy: the zvol that becomes the VDI; if there is no other, it is
@@ -22,6 +23,10 @@ from zfsvol.repository import vdi
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import datasets
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
 # Bytes. A clone, or a zvol after a rollback, that was not written to has less than this of its own: metadata.
 EMPTY_CLONE = 64 << 10
 
@@ -35,11 +40,13 @@ _SERIES = r"^([^\d@]*?[_-])?.*\d.*$"
 class Family:
     """All datasets below an SR's root, by their names without the root's, with their properties."""
 
-    def __init__(self, root: Root, found: "dict[str, dict[str, str]]") -> None:
+    def __init__(self, root: Root, found: "dict[str, dict[str, str]]", mirrors: "Callable[[], set[str]]" = set) -> None:
+        """`mirrors`: the operations of the mirror jobs that live."""
         self.root = root
         self.zvols = {name: values for name, values in found.items() if values["type"] == "volume"}
         self.snapshots = {name: values for name, values in found.items() if values["type"] == "snapshot"}
         self.bookmarks = [name for name, values in found.items() if values["type"] == "bookmark"]
+        self.mirrors = mirrors() if any(naming.mirrored(name.rpartition("@")[2]) for name in self.snapshots) else set()
         known = ("volume", "snapshot", "bookmark")
         self.others = [name for name, values in found.items() if values["type"] not in known]
 
@@ -94,7 +101,14 @@ def read(sr: SR) -> Family:
     """Reads all that is below the root. Raises Missing."""
     prefix = sr.dataset + "/"
     found = datasets.tree(sr.zfs, sr.dataset)
-    return Family(sr, {name[len(prefix) :]: values for name, values in found.items() if name.startswith(prefix)})
+    below = {name[len(prefix) :]: values for name, values in found.items() if name.startswith(prefix)}
+
+    def mirrors() -> "set[str]":
+        from zfsvol.repository import mirror  # most SRs have none at most times
+
+        return mirror.alive(sr)
+
+    return Family(sr, below, mirrors)
 
 
 def graves(sr: SR) -> "tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]":

@@ -12,16 +12,18 @@ from zfsvol.repository.record import NODE, TAPDISK, Record
 
 
 def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (NODE, TAPDISK)) -> None:
-    """Raises VDIInUse if the VDI is activated in one of the ways in `served_by`.
+    """Raises VDIInUse if the VDI is mirrored, or activated in one of the ways in `served_by`.
 
     `done`: what the caller wants to do, as in "was not resized".
     """
     if not os.path.exists(record.path):
         return
-    from zfsvol.repository import attachment  # see above
+    from zfsvol.repository import attachment, mirror  # see above
 
+    mirror.require_none(record.sr, record.key, done)
     if _users(record, served_by):
         attachment.drop_dead(record)
+        attachment.drop_ended_migrations(record, list(record.active))
     users = _users(record, served_by)
     if users:
         raise VDIInUse(

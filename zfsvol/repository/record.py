@@ -104,6 +104,11 @@ def is_guest(domain: str) -> bool:
     return domain.isdigit() and domain != "0"
 
 
+def is_migration(domain: str) -> bool:
+    """Whether it is a storage migration's name for itself."""
+    return bool(domain) and not is_dom0(domain) and not is_guest(domain)
+
+
 def called(domain: str) -> str:
     """The domain, in words."""
     if is_guest(domain):

@@ -69,8 +69,15 @@ class AllLocked:
 
 
 def require_inactive(sr: SR) -> None:
-    """Raises SRInUse if a VDI of the SR is activated. Changes nothing."""
+    """Raises SRInUse if a VDI of the SR is activated or mirrored. Changes nothing."""
     for key in records.all_of(sr):
+        from zfsvol.repository import mirror  # see above
+
+        if mirror.is_running(sr, key):
+            raise SRInUse(
+                f"The SR {sr.uuid} is in use: the VDI {key} {mirror.described(sr, key)}. Wait for the end of the "
+                "migration, or cancel it."
+            )
         record = records.read(sr, key)
         if record.active:
             users = record.holders(list(record.active))

@@ -133,7 +133,13 @@ def _inspect_removed(found: Family, name: str, values: "dict[str, str]") -> "lis
 
 
 def _inspect_snapshot(found: Family, name: str, values: "dict[str, str]") -> "list[Finding]":
-    zvol = name.partition("@")[0]
+    zvol, _, short = name.partition("@")
+    operation = naming.mirrored(short)
+    if operation is not None:
+        if operation in found.mirrors:
+            return []
+        mirrored = found.dataset(name)
+        return [Finding(f"{name} was made by a mirror that has ended", lambda sr: changes.destroy(sr.zfs, mirrored))]
     if family.is_kept(name, values) or vdi.is_removed(found.zvols.get(zvol, {})):
         return []
     dataset = found.dataset(name)

@@ -8,7 +8,7 @@ Arguments and results are those of the SMAPIv3 interface; for `domain`, see `rep
 import binascii
 
 from zfsvol import naming
-from zfsvol.repository import attachment
+from zfsvol.repository import attachment, mirror
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository.record import NODE, READ, WRITE, Locked, Record
@@ -51,14 +51,16 @@ def _activate(uri: str, domain: str, mode: str) -> None:
 
 
 def deactivate(dbg: str, uri: str, domain: str) -> None:
-    """Ends the domain's lease; its writes have reached ZFS by then. Idempotent.
+    """Ends the domain's lease; its writes have reached ZFS by then, and the other end of a migration. Idempotent.
 
     Raises TapdiskFailed and CommandTimeout if a tapdisk does not close the zvol; then the domain keeps its lease.
+    Raises StorageError, once, if the migrated disk is not complete at the other end; then the lease has ended.
     """
     root, key = naming.parse_uri(uri)
     with Locked(SR(root.dataset), key) as record:
         for known in attachment.addressed(record, domain):
             attachment.deactivate(record, known)
+        mirror.require_complete(record.sr, record.key)
 
 
 def detach(dbg: str, uri: str, domain: str) -> None:
@@ -74,7 +76,10 @@ def detach(dbg: str, uri: str, domain: str) -> None:
     with Locked(sr, key) as record:
         for known in attachment.addressed(record, domain):
             attachment.detach(record, known)
-        attachment.forget_unused(record)
+        try:
+            mirror.require_complete(sr, key)
+        finally:
+            attachment.forget_unused(record)
 
 
 def _record(uri: str) -> Locked:

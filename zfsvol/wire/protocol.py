@@ -87,14 +87,21 @@ def _arguments(verbs: "Verbs", verb: str, data: bytes) -> "dict[str, Any]":
         if name not in request:
             raise InvalidArgument(f"{verb}: the argument '{name}' is missing.")
         if not _is_of(kind, request[name]):
-            kinds = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object of texts"}
+            kinds = {
+                str: "a text",
+                int: "a whole number",
+                bool: "true or false",
+                dict: "an object of texts",
+                list: "a list of texts",
+            }
             raise InvalidArgument(f"{verb}: the argument '{name}' is not {kinds[kind]}.")
     return {name: request[name] for name in wanted}
 
 
 def _is_of(kind: type, value: object) -> bool:
-    if isinstance(value, dict):
-        return kind is dict and all(isinstance(text, str) for text in value.values())
+    if isinstance(value, (dict, list)):
+        texts = value.values() if isinstance(value, dict) else value
+        return type(value) is kind and all(isinstance(text, str) for text in texts)
     return type(value) is kind  # a bool is an int to isinstance
 
 
@@ -115,7 +122,7 @@ def _failure(error: Exception) -> "dict[str, object]":
 
 def _log(verb: str, arguments: "dict[str, Any]", seconds: float, failure: "dict[str, Any] | None") -> None:
     words = [verb]
-    for name in ("dbg", "uuid", "sr", "key", "k", "uri", "domain"):
+    for name in ("dbg", "uuid", "sr", "key", "k", "uri", "domain", "remote", "operation"):
         if name in arguments:
             words.append(f"{name}={arguments[name]}")
     words.append(f"{seconds * 1000:.0f} ms")

@@ -65,4 +65,6 @@ DATAPATH: "Verbs" = {
     "Datapath.activate_readonly": ("datapath", "activate_readonly", _DOMAIN),
     "Datapath.deactivate": ("datapath", "deactivate", _DOMAIN),
     "Datapath.detach": ("datapath", "detach", _DOMAIN),
+    "Data.mirror": ("data", "mirror", {"uri": str, "domain": str, "remote": str}),
+    "Data.stat": ("data", "stat", {"operation": list}),
 }

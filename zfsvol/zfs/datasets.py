@@ -104,3 +104,8 @@ def sent(pool: Pool, base: "str | None", target: str) -> "Iterator[bytes]":
     It is raw: compressed and encrypted as on disk, so it needs no key. Raises while it is read.
     """
     return pool.stream(["zfs", "send", "-w", *([] if base is None else ["-i", base]), target])
+
+
+def sent_data(pool: Pool, base: "str | None", target: str) -> "Iterator[bytes]":
+    """The same with the data as a reader of the zvol gets it; an encrypted dataset's key must be loaded."""
+    return pool.stream(["zfs", "send", *([] if base is None else ["-i", base]), target])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Reads the stream of `zfs send` of a zvol's snapshot: which blocks it writes and frees. Pure; looks at no data.
+"""Reads the stream of `zfs send` of a zvol's snapshot: which blocks it writes and frees, and their data. Pure.
 
 A stream is a sequence of records of 312 bytes, some with a payload (OpenZFS, include/sys/zfs_ioctl.h,
 dmu_replay_record). Numbers are in the sender's byte order, which is this host's. The zvol's data is object 1.
@@ -60,6 +60,7 @@ class _Input:
         self._chunks = iter(chunks)
         self.buffer = b""
         self.position = 0
+        self.payload = 0  # bytes of the current record's that were not taken
 
     def record(self) -> bool:
         """Provides a whole record at `position`; False at the end of the stream. Raises Damaged."""
@@ -74,6 +75,23 @@ class _Input:
             self.buffer = left + chunk
         return True
 
+    def take(self) -> "list[memoryview]":
+        """The payload of the current record, in pieces. Raises Damaged."""
+        pieces = []
+        while self.payload:
+            if self.position >= len(self.buffer):
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    raise Damaged("it ends in the middle of a block")
+                self.position -= len(self.buffer)
+                self.buffer = chunk
+                continue
+            piece = memoryview(self.buffer)[self.position : self.position + self.payload]
+            pieces.append(piece)
+            self.position += len(piece)
+            self.payload -= len(piece)
+        return pieces
+
 
 def blocks(chunks: "Iterable[bytes]", *, base: int, target: int) -> "Iterator[tuple[bool, int, int]]":
     """Yields (is_written, start, end) for each record of the zvol's data, in order of offset, without overlaps; bytes.
@@ -83,6 +101,25 @@ def blocks(chunks: "Iterable[bytes]", *, base: int, target: int) -> "Iterator[tu
     never held data. Raises Damaged; what came before it means nothing then.
     """
     source = _Input(chunks)
+    _begin(source, base=base, target=target)
+    yield from _in_order(_records(source, target))
+
+
+def contents(chunks: "Iterable[bytes]", *, base: int, target: int) -> "Iterator[tuple[int, int, list[memoryview]]]":
+    """Yields (start, end, data) as `blocks`; `data` are the bytes in pieces, none of a freed block.
+
+    The stream must hold the data as a reader of the zvol gets it: without compression, and nothing embedded.
+    """
+    source = _Input(chunks)
+    _begin(source, base=base, target=target)
+    for is_written, start, end in _in_order(_records(source, target)):
+        if is_written and source.payload != end - start:
+            raise Damaged("a block is compressed")
+        yield start, end, source.take() if is_written else []
+
+
+def _begin(source: _Input, *, base: int, target: int) -> None:
+    """Reads the first record. Raises Damaged unless it is that of the wanted stream."""
     if not source.record():
         raise Damaged("it is empty")
     kind, payload, magic, version, _, volume, _, to_guid, from_guid = _BEGIN_FIELDS.unpack_from(
@@ -99,7 +136,6 @@ def blocks(chunks: "Iterable[bytes]", *, base: int, target: int) -> "Iterator[tu
     if payload > _LARGEST_PAYLOAD:
         raise Damaged("its first record is too long")
     source.position += _RECORD + payload
-    yield from _in_order(_records(source, target))
 
 
 def _in_order(records: "Iterable[tuple[int, int, int, int]]") -> "Iterator[tuple[bool, int, int]]":
@@ -156,13 +192,15 @@ def _records(source: _Input, guid: int) -> "Iterator[tuple[int, int, int, int]]"
             raise Damaged("a record is not that of the snapshot")
         if size > _LARGEST_BLOCK or (kind == _WRITE and size > length):
             raise Damaged("a block is too long")
-        source.position += _RECORD + size
+        source.position += _RECORD
+        source.payload = size
+        if number != _NONE:
+            yield kind, number, start, length
+        source.position += source.payload
         if kind == _END:
             if source.record():
                 raise Damaged("it goes on after its end")
             return
-        if number != _NONE:
-            yield kind, number, start, length
     raise Damaged("it ends early")
 
 
