@@ -101,6 +101,14 @@ class Disk:
         """Makes every read and write fail from now on."""
         self._load(f"0 {self.sectors} error")
 
+    def be_flaky(self, good: int, bad: int) -> None:
+        """Makes it work for so many seconds, then fail for so many, then work again, from now on."""
+        self._load(f"0 {self.sectors} flakey {self.loop} 0 {good} {bad}")
+
+    def be_slow(self, milliseconds: int) -> None:
+        """Makes every read and write take so much longer from now on."""
+        self._load(f"0 {self.sectors} delay {self.loop} 0 {milliseconds}")
+
     def hang(self) -> None:
         """Makes every read and write hang from now on, without an error."""
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What the resident service tells xapi of real pools: each fault once, soon, and its end."""
 
+import json
 import os
 from pathlib import Path
 import re
 import subprocess
 import time
-from typing import Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
 from tests.client import call
+from tests.rrdd import Daemon
 from tests.service import Service
 from tests.xapi import Message, Xapi
 from tests.zfs.conftest import MIB, Bench, Disk, device_node, run, wait_until
+from tests.zfs.disk import DOM0, new_disk
+from tests.zfs.test_statistics import fresh, of_sr
 from zfsvol.care import events
 from zfsvol.repository import journal
 from zfsvol.repository.sr import SR
+from zfsvol.service.follower import Follower
 from zfsvol.service.maintenance import Maintenance
+from zfsvol.service.messages import Sender
+from zfsvol.service.metrics import DIRECTORY
 from zfsvol.service.sight import Looker
 
 pytestmark = pytest.mark.skipif("ZFSVOL_XENAPI" not in os.environ, reason="needs dom0's XenAPI module")
@@ -26,22 +33,23 @@ FEW = 20  # seconds in which a message comes in the lab, where everything is slo
 
 
 class Watched:
-    """An SR on a mirror, that a service looks after; what xapi gets of it."""
+    """An SR, on a mirror unless another is given, that a service looks after; what xapi gets of it."""
 
-    def __init__(self, bench: Bench, directory: Path) -> None:
+    def __init__(self, bench: Bench, directory: Path, sr: str = "") -> None:
         self.xapi = Xapi()
         self.xapi.start()
         self.directory = directory
-        self.disks: "List[Disk]" = [bench.faulty_disk() for _ in range(2)]
-        self.sr = bench.sr(vdev="mirror " + " ".join(disk.path for disk in self.disks))
-        self.xapi.srs.add(self.sr[3:])
+        self.disks: "List[Disk]" = [] if sr else [bench.faulty_disk() for _ in range(2)]
+        self.sr = sr or bench.sr(vdev="mirror " + " ".join(disk.path for disk in self.disks))
+        self.uuid = self.sr[-36:]
+        self.xapi.srs.add(self.uuid)
         self.seen = 0
         self.service = self.started()
 
     def started(self) -> Service:
         service = Service(self.directory)
         service.wait_for(f"{self.sr} is followed")
-        wait_until(lambda: list(Path(journal.DIRECTORY).glob(f"*-{self.sr[3:]}.json")), "the first look")
+        wait_until(lambda: list(Path(journal.DIRECTORY).glob(f"*-{self.uuid}.json")), "the first look")
         return service
 
     def told(self, name: str) -> Message:
@@ -60,9 +68,26 @@ class Watched:
         wait_until(is_next, f"a message; the log: {self.service.read()}", FEW)
         message = self.xapi.messages[self.seen]
         self.seen += 1
-        assert (message.name, message.cls, message.obj_uuid) == ("ZFSVOL_" + name, "SR", self.sr[3:])
+        assert (message.name, message.cls, message.obj_uuid) == ("ZFSVOL_" + name, "SR", self.uuid)
         assert message.body in " ".join(self.service.read())
         return message
+
+    def told_among_others(self, name: str, number: int = 1, limit: float = FEW) -> Message:
+        """Waits until there are so many messages of this name, of which there may not be more; returns the last."""
+
+        def found() -> "List[Message]":
+            return [message for message in self.xapi.messages if message.name == "ZFSVOL_" + name]
+
+        wait_until(lambda: len(found()) >= number, f"{name}; the log: {self.service.read()}", limit)
+        assert len(found()) == number
+        self.seen = len(self.xapi.messages)
+        return found()[-1]
+
+    @property
+    def journal(self) -> "Dict[str, Any]":
+        (path,) = Path(journal.DIRECTORY).glob(f"*-{self.uuid}.json")
+        content: "Dict[str, Any]" = json.loads(path.read_text())
+        return content
 
     def require_silence(self, seconds: float = 4) -> None:
         time.sleep(seconds)
@@ -218,3 +243,88 @@ def test_a_scrub_that_is_due(bench: Bench) -> None:
     maintenance.run(again)
     assert again.topology is not None
     assert Looker(sr).look().topology.scans == again.topology.scans  # type: ignore[union-attr]
+
+
+def test_a_disk_that_comes_and_goes(watched: Watched) -> None:
+    """A loose cable. ZFS does not use the disk any more, so that it is told once however often it fails."""
+    node = new_disk(watched.sr).use(DOM0)["BlockDevice"]["path"]
+    watched.disks[1].be_flaky(1, 1)
+    while "FAULTED" not in run("zpool", "status", watched.sr):
+        write(node, 2)
+    assert watched.told_among_others("DEVICE_FAULTED").priority == 3
+    for _ in range(3):
+        write(node, 2)
+        watched.require_silence(1)
+    watched.disks[1].mend()
+    run("zpool", "clear", watched.sr)
+    watched.told_among_others("DEVICE_FAULTED_OVER")
+    watched.told_among_others("RESILVER_FINISHED")
+
+
+def write(node: str, mebibytes: int) -> None:
+    run("dd", "if=/dev/urandom", f"of={node}", "bs=1M", f"count={mebibytes}", "oflag=direct", "status=none")
+
+
+def test_files_that_are_removed(bench: Bench, tmp_path: Path) -> None:
+    """In an administrator's pool of files, one goes away and returns; another goes for ever, and is replaced."""
+    files = [tmp_path / name for name in ("one", "two", "three")]
+    for file in files:
+        run("truncate", "-s", "256M", str(file))
+    bench.pool("mirror", *map(str, files[:2]))
+    watched = Watched(bench, tmp_path, bench.sr(zpool="tank"))
+    try:
+        for number, file in enumerate(files[:2], 1):
+            file.rename(tmp_path / "away")
+            # ZFS has the file open, and notices when it opens it again.
+            run("zpool", "offline", "tank", str(file))
+            run("zpool", "online", "tank", str(file), check=False)
+            message = watched.told_among_others("DEVICE_UNAVAIL", number)
+            assert f"the disk {file} is UNAVAIL. The pool is DEGRADED: no other disk may fail now." in message.body
+            if number == 1:
+                (tmp_path / "away").rename(file)
+                run("zpool", "online", "tank", str(file))
+            else:
+                run("zpool", "replace", "tank", str(file), str(files[2]))
+            assert str(file) in watched.told_among_others("DEVICE_UNAVAIL_OVER", number).body
+        watched.told_among_others("RESILVER_FINISHED", 2)
+        assert watched.journal["open"] == {}
+    finally:
+        watched.close()
+
+
+def test_a_pool_that_is_full(bench: Bench, tmp_path: Path) -> None:
+    """A guest writes until nothing is left: the service goes on, and publishes."""
+    watched = Watched(bench, tmp_path, bench.sr(device=bench.disk(256 * MIB)))
+    try:
+        disk, daemon = new_disk(watched.sr, 512 * MIB), Daemon(Path(DIRECTORY))
+        node = disk.use(DOM0)["BlockDevice"]["path"]
+        with pytest.raises(AssertionError, match="No space left on device"):
+            write(node, 512)
+        wait_until(lambda: ("ZFSVOL_SPACE", 2) in [message[:2] for message in watched.xapi.messages], "the alarm", FEW)
+        wait_until(lambda: of_sr(fresh(daemon), watched.sr).get("available") == 0, "the statistics", FEW)
+        disk.drop(DOM0)
+        call("Volume.destroy", sr=watched.sr, key=disk.key)
+        watched.told_among_others("SPACE_OVER")
+        wait_until(lambda: of_sr(fresh(daemon), watched.sr).get("disks") == 0, "the statistics", FEW)
+        assert not [line for line in watched.service.read() if "fault of the service" in line]
+        assert watched.journal["open"] == {}
+    finally:
+        watched.close()
+
+
+def test_space_that_a_guest_gives_back(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells of a discard."""
+    monkeypatch.setattr(journal, "DIRECTORY", str(tmp_path / "journal"))
+    sr = bench.sr(device=bench.disk(256 * MIB))
+    disk = new_disk(sr, 128 * MIB)
+    node = disk.use(DOM0)["BlockDevice"]["path"]
+    follower = Follower(SR(sr), "", Sender())
+    write(node, 110)
+    run("zpool", "sync", sr)
+    follower._look()
+    assert "space" in follower._journal.open
+    run("blkdiscard", node)
+    run("zpool", "sync", sr)
+    follower._look()
+    assert "space" not in follower._journal.open
+    disk.drop(DOM0)

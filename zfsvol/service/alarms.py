@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # xapi's priorities of messages.
 LOSS, MAJOR, MINOR, OVER, INFORMATION = 1, 2, 3, 4, 5
 
+SPACE = "space"  # the alarm's key in a journal
+
 _PREFIX = "ZFSVOL_"
 
 _SCANS_SEEN = "scans"
@@ -93,7 +95,7 @@ def _alarms(
     if pool is not None:
         found["pool"] = pool
     if sight.numbers is None:
-        unread += ("space", "promise", "late")
+        unread += (SPACE, "promise", "late")
     elif sight.numbers.promised > sight.numbers.available:
         found["promise"] = _promise(title, sight.numbers)
     if unfinished:
@@ -213,14 +215,14 @@ def _late(title: str, days: int) -> Alarm:
 
 
 def _capacity(title: str, percent: float, journal: Journal) -> "dict[str, Alarm]":
-    before = journal.open.get("space", {"level": 0})["level"]
+    before = journal.open.get(SPACE, {"level": 0})["level"]
     level = sum(percent >= bound - (_EASED if before > number else 0) for number, (bound, _) in enumerate(_FULL))
     if level == 0:
         return {}
     if level < before:
-        journal.open["space"]["level"] = level
+        journal.open[SPACE]["level"] = level
     return {
-        "space": Alarm(
+        SPACE: Alarm(
             "SPACE",
             level,
             _FULL[level - 1][1],

@@ -103,7 +103,8 @@ class Follower:
             self._wake.wait(min(_UPKEEP, max(0.0, self._due - time.monotonic())))
 
     def _look(self) -> None:
-        is_changed = self._is_changed or self._written > 0
+        # Nothing tells of the space that guests give back by discards.
+        is_changed = self._is_changed or self._written > 0 or alarms.SPACE in self._journal.open
         self._written, self._is_changed = 0, False
         self.sight = self._looker.look(changed=is_changed)
         if self._left.is_set():
