@@ -2,6 +2,7 @@
 """The kernel's counters as text, and by how much they grew."""
 
 from pathlib import Path
+from typing import Iterable
 
 import pytest
 
@@ -47,9 +48,9 @@ class TestDatasets:
         opened = []
         real = counters._kstat
 
-        def noted(path: str) -> "tuple[int, dict[str, str]]":
+        def noted(path: str, names: "Iterable[str]") -> "tuple[int, dict[str, str]]":
             opened.append(Path(path).name)
-            return real(path)
+            return real(path, names)
 
         monkeypatch.setattr(counters, "_kstat", noted)
         datasets = Datasets()

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The resident service beside everything else: killed at random while verbs run, and through many attachments."""
 
+import gc
 import os
 from pathlib import Path
 import random
 import threading
 import time
-from typing import Iterator
+from typing import Iterator, Tuple
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.service import Service
 from tests.zfs.conftest import Bench, run, wait_until
 from tests.zfs.test_model import Families, busy_at_once, run_machine
 from zfsvol.repository.sr import SR
+from zfsvol.service.sight import Looker, Sight
 from zfsvol.service.supervisor import Supervisor
 
 __all__ = ["busy_at_once"]
@@ -61,24 +63,36 @@ def test_families_beside_a_service_that_is_killed(
     assert restless.kills > 1
 
 
-def test_many_attachments(bench: Bench) -> None:
-    """Nothing of an SR stays in the service when it is detached: no thread, no descriptor."""
+def test_many_attachments(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an SR stays in the service when it is detached: no thread, no descriptor, no object."""
     sr = SR(bench.sr())
     guid = sr.guid
     supervisor = Supervisor()
     threads = threading.active_count()
 
-    def again(times: int) -> int:
-        """Attaches and detaches the SR so often; returns how many descriptors there are afterwards."""
+    def again(times: int, pause: float) -> "Tuple[int, int]":
+        """Attaches and detaches the SR so often; returns how many descriptors and objects there are afterwards."""
         for _ in range(times):
             sr.mark_attached(guid)
+            supervisor._known = (-1, -1)  # marks within a tick of the clock have the same time
             supervisor._follow()
-            time.sleep(0.02)
+            time.sleep(pause)
             sr.mark_detached()
+            supervisor._known = (-1, -1)
             supervisor._follow()
         assert not supervisor._followers
         wait_until(lambda: threading.active_count() == threads, "the threads to end")
-        return len(os.listdir("/proc/self/fd"))
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(gc.get_objects())
 
-    assert again(1) == again(100)
+    def require_nothing_left(times: int, pause: float) -> None:
+        descriptors, objects = again(2, pause)
+        now = again(times, pause)
+        assert now[0] == descriptors
+        assert now[1] - objects < times
+
+    require_nothing_left(max(15, STEPS // 4), 0.02)
+    # Without the looks, which take fifty times as long as the rest.
+    monkeypatch.setattr(Looker, "look", lambda *_, **__: Sight(0, None))
+    require_nothing_left(1000, 0)
     sr.mark_attached(guid)

@@ -94,7 +94,8 @@ class Follower:
                 if time.monotonic() >= self._due:
                     self._due = time.monotonic() + _INTERVAL  # before the look: what happens during it counts
                     self._look()
-                self._upkeep.run()
+                if not self._left.is_set():
+                    self._upkeep.run()
             except StorageError as error:
                 log.warning(f"{self.sr.dataset}: {error}")
             except Exception as error:  # noqa: BLE001 - one failure must not end the service for this SR

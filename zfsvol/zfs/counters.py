@@ -18,6 +18,9 @@ _KSTAT = "/proc/spl/kstat/zfs"
 _BLOCK = "/sys/block"
 _OBJSET = "objset-"
 
+_OF_DATASET = ("dataset_name", "nread", "nwritten", "reads", "writes")
+_OF_MEMORY = ("size", "hits", "misses", "iohits")
+
 # Which dataset a file belongs to is learnt once, and again at every so manieth search: a zvol that was renamed, hidden
 # and shown again between two readings has its file again, with another name inside.
 _SEARCHES = 120
@@ -75,7 +78,7 @@ class Datasets:
     def _open(self, pool: str, name: str, found: "dict[str, Traffic]") -> None:
         """Reads a file, unless it has just vanished, and notes whose it is."""
         try:
-            born, values = _kstat(os.path.join(_KSTAT, pool, name))
+            born, values = _kstat(os.path.join(_KSTAT, pool, name), _OF_DATASET)
             dataset = values["dataset_name"]
             found[dataset] = Traffic(born, values)
         except (OSError, LookupError, ValueError):
@@ -83,14 +86,19 @@ class Datasets:
         self._files[pool][name] = dataset
 
 
-def _kstat(path: str) -> "tuple[int, dict[str, str]]":
-    """When the kernel began to count (nanoseconds), and a kstat's values by name. Raises OSError, LookupError.
+def _kstat(path: str, names: "Iterable[str]") -> "tuple[int, dict[str, str]]":
+    """When the kernel began to count (nanoseconds), and those of these values of a kstat that it has, by name.
 
     The first line's sixth number is the time, the second line has titles, each other one a name, a type and a value.
+    The ARC's has a hundred lines more than anybody needs, so each name is looked for. Raises OSError, LookupError.
     """
-    first, _, *rows = files.proc_text(path).splitlines()
-    fields = [row.split(None, 2) for row in rows]
-    return int(first.split()[5]), {row[0]: row[2].rstrip() for row in fields if len(row) == 3}
+    text = files.proc_text(path)
+    found: "dict[str, str]" = {}
+    for name in names:
+        _, is_there, rest = text.partition(f"\n{name} ")
+        if is_there:
+            found[name] = rest.partition("\n")[0].split(None, 1)[1].rstrip()
+    return int(text.split(None, 6)[5]), found
 
 
 class Device:
@@ -130,7 +138,7 @@ class Memory:
 def memory() -> "Memory | None":
     """The state of the ARC; None if the module is not loaded."""
     try:
-        return Memory(_kstat(os.path.join(_KSTAT, "arcstats"))[1])
+        return Memory(_kstat(os.path.join(_KSTAT, "arcstats"), _OF_MEMORY)[1])
     except (OSError, LookupError, ValueError):
         return None
 
