@@ -64,6 +64,8 @@ def scan(state, **more):
             "scrub finished 2026-11-29 12:00, 2.0 KiB repaired, 1 errors",
         ),
         (scan("canceled", ended=NOON), "scrub canceled 2026-11-29 12:00"),
+        ({"kind": "trim", "state": "running", "percent": 50.0}, "trim [###############...............] 50.0 %"),
+        ({"kind": "trim", "state": "paused", "percent": 50.0}, "trim [###############...............] 50.0 %, paused"),
     ],
 )
 def test_progress(record, shown):
@@ -109,7 +111,7 @@ def test_the_tree_of_devices():
 
 def test_a_pool_that_cannot_be_read():
     found = dict.fromkeys(
-        ("name", "layout", "scans", "removal", "schedule", "space", "disks", "takes-space", "last-scrub", "last-trim")
+        ("name", "layout", "scans", "removal", "expansion", "trim", "schedule", "space", "disks", "takes-space")
     )
     found.update(sr="uuid", name="a\nb", attached=False, unfinished=["half done"], obstacles=["no answer"])
     found["pool"] = {"name": "tank", "state": "SUSPENDED", "health": None, "status": None, "action": None}

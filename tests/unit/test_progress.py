@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""zfsvol.zfs.progress reads what OpenZFS 2.1 and 2.3 print about scrubs, resilvers, removals and trims.
+"""zfsvol.zfs.progress reads what OpenZFS 2.1 and 2.3 print about what a pool is doing.
 
 The texts are the lab's, joined as zfsvol.zfs.text does, but for those about days of work: these are composed as
 cmd/zpool/zpool_main.c prints them.
@@ -13,6 +13,7 @@ from tests.unit import recorded
 from zfsvol.zfs import progress, text
 
 DATE = "Sun Nov 29 22:56:00 2026"
+EXPANDING = f"expansion of raidz1-0 in progress since {DATE}"
 MIB = 1 << 20
 
 
@@ -131,6 +132,38 @@ def test_removal_of_2_3():
 
 
 @pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        (
+            f"{EXPANDING}\n\t29.7M / 73.7M copied at 5.94M/s, 40.30% done, 00:00:07 to go",
+            {"state": "running", "began": at(DATE), "ended": None, "copied": 31142707, "total": 77280051,
+             "percent": 40.3, "seconds-left": 7},
+        ),
+        (
+            f"{EXPANDING}\n\t1 / 73.7M copied at 1/s, 0.00% done, (copy is slow, no estimated time)",
+            {"state": "running", "copied": 1, "percent": 0.0, "seconds-left": None},
+        ),
+        (
+            f"expanded raidz1-0 copied 60.7M in 00:00:06, on {DATE}",
+            {"state": "finished", "began": None, "ended": at(DATE), "copied": 63648563, "percent": None},
+        ),
+    ],
+)  # fmt: skip
+def test_expansion_of_2_3(printed, expected):
+    """As 2.3.2 prints it in the lab."""
+    pool = text.read(f"  pool: tank\n state: ONLINE\nexpand: {printed}\nconfig:\n\n\ttank ONLINE 0 0 0\n")[0]
+    found = progress.expansion(pool.fields["expand"])
+    assert found is not None
+    assert (found["kind"], found["vdev"]) == ("expansion", "raidz1-0")
+    assert {name: found[name] for name in expected} == expected
+    assert pool.devices[0].name == "tank"
+
+
+def test_no_expansion():
+    assert progress.expansion("") is None
+
+
+@pytest.mark.parametrize(
     ("note", "state", "percent", "began", "ended", "rest"),
     [
         ("(untrimmed)", "never", None, None, None, ""),
@@ -147,3 +180,29 @@ def test_trim(note, state, percent, began, ended, rest):
 
 def test_no_trim_told():
     assert progress.trim("currently in use") == (None, "currently in use")
+
+
+def trimmed(state, percent=None, began=None, ended=None):
+    return {"state": state, "percent": percent, "began": began, "ended": ended}
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ([], None),
+        ([trimmed("never"), trimmed("unsupported")], None),
+        (
+            [trimmed("running", 42.0, 7), trimmed("running", 12.0, 8), trimmed("finished", 100.0, None, 5)],
+            ("running", 12.0, 7, None),
+        ),
+        ([trimmed("paused", 42.0, 7), trimmed("never")], ("paused", 42.0, 7, None)),
+        ([trimmed("paused", 42.0, 7), trimmed("running", 50.0, 7)], ("running", 50.0, 7, None)),
+        ([trimmed("finished", 100.0, None, 5), trimmed("finished", 100.0, None, 6)], ("finished", 100.0, None, 6)),
+    ],
+)
+def test_trims(devices, expected):
+    found = progress.trims(devices)
+    if expected is None:
+        assert found is None
+    else:
+        assert found == {"kind": "trim", **trimmed(*expected)}

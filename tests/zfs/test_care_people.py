@@ -80,6 +80,11 @@ def test_others_at_a_shell(sr: str) -> None:
     assert at_a_shell("check", sr).returncode == at_a_shell("repair", sr).returncode == 0
 
 
+def watch(sr: str) -> "subprocess.Popen[bytes]":
+    words = argv("-m", "zfsvol", "watch", sr)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment())
+
+
 class TestWatch:
     @pytest.fixture
     def watching(self, bench: Bench, slowly: None) -> "Iterator[subprocess.Popen[bytes]]":  # noqa: F811 - the fixture
@@ -87,13 +92,7 @@ class TestWatch:
         sr = bench.sr()
         fill(sr)
         call("scrub", sr)
-        process = subprocess.Popen(
-            argv("-m", "zfsvol", "watch", sr),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment(),
-        )
+        process = watch(sr)
         assert process.stdout is not None
         first = process.stdout.read(20)
         assert first.startswith(b"\rscrub [")
@@ -114,6 +113,26 @@ class TestWatch:
         watching.send_signal(signal.SIGINT)
         _, stderr = watching.communicate(timeout=60)
         assert (watching.returncode, stderr) == (130, b"")
+
+    def test_a_trim(self, bench: Bench) -> None:
+        sr = bench.sr(vdev="mirror {} {}".format(*bench.disks(2)))
+        try:
+            tune("zfs_trim_extent_bytes_max", str(MIB))
+            run("zpool", "trim", "-r", "1M", sr)  # a second
+            process = watch(sr)
+        finally:
+            tune("zfs_trim_extent_bytes_max", str(128 * MIB))
+        assert process.stdout is not None
+        assert process.stdout.read(8) == b"\rtrim [."
+        assert any(line.startswith("trim [") for line in at_a_shell("status", sr).stdout.splitlines())
+        call("trim", sr, action="pause")
+        assert call("status", sr)["trim"]["state"] == "paused"
+        run("zpool", "trim", "-r", "100G", sr)
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (0, b"")
+        last, health = stdout.decode().splitlines()[-2:]
+        assert last.startswith("trim finished")
+        assert health == "ONLINE"
 
     def test_nothing_to_watch(self, sr: str) -> None:
         assert at_a_shell("watch", sr).stdout == "ONLINE\n"

@@ -81,8 +81,7 @@ def remove(
         found = topology.read(sr.zfs)
         plan = Plan(sr)
         if action == vdevs.STOP:
-            removal = progress.removal(found.described.fields.get("remove", ""))
-            if removal is not None and removal["state"] == progress.RUNNING:
+            if found.removal is not None and found.removal["state"] == progress.RUNNING:
                 plan.commands.append(vdevs.stop_removal(sr.pool))
             else:
                 plan.notes.append("No removal is running.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 10  # disks that take most, in the answer
 _POOL_SIZES = ("size", "allocated", "free", "fragmentation", "capacity")
+_DOING = ("scans", "removal", "expansion", "trim")  # what a pool does for long: attributes of its topology
 _POOL_SETTINGS = ("autotrim", "ashift", "failmode", "multihost", "autoexpand")
 
 
@@ -70,12 +71,11 @@ def of(sr: SR) -> "dict[str, Any]":
     read = reading(sr.zvols)
     values, zvols = ({}, {}) if read is None else read
     answer = dict(_identity(sr, values), pool=_pool(sr, found, settings), layout=None)
-    answer.update(dict.fromkeys(("scans", "removal", "last-scrub", "last-trim", "schedule")))
+    answer.update(dict.fromkeys((*_DOING, "last-scrub", "last-trim", "schedule")))
     if found is not None:
         scrubbed = reading(lambda: last_scrub(sr, found))
         answer["layout"] = [_vdev(vdev) for vdev in found.tops]
-        answer["scans"] = found.scans
-        answer["removal"] = progress.removal(found.described.fields.get("remove", ""))
+        answer.update(_doing(found))
         answer["last-scrub"] = scrubbed
         answer["last-trim"] = last_trim(found)
         if values:
@@ -89,10 +89,13 @@ def of(sr: SR) -> "dict[str, Any]":
 
 
 def doing(sr_uuid: str) -> "dict[str, Any]":
-    """What the SR's pool is doing: `scans`, `removal` and `health` as in `status`. Raises as `status`, StorageError."""
+    """What the SR's pool is doing, as in `status`, and its `health`. Raises as `status`, StorageError."""
     found = topology.read(target.find(sr_uuid).zfs)
-    removal = progress.removal(found.described.fields.get("remove", ""))
-    return {"scans": found.scans, "removal": removal, "health": found.described.health()}
+    return dict(_doing(found), health=found.described.health())
+
+
+def _doing(found: Topology) -> "dict[str, Any]":
+    return {name: getattr(found, name) for name in _DOING}
 
 
 def _identity(sr: SR, values: "dict[str, str]") -> "dict[str, Any]":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """For people at a shell: `python3 -m zfsvol`, see docs/care.md.
 
-The functions of care take the same arguments as through xe (`sr-uuid=…`). `watch` shows the progress of a scrub or
-resilver; `check` and `identity` work on pools that hold no attached SR, too, and so take a dataset.
+The functions of care take the same arguments as through xe (`sr-uuid=…`). `watch` shows the progress of a scrub,
+resilver or trim; `check` and `identity` work on pools that hold no attached SR, too, and so take a dataset.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--repair", action="store_true", help="finish or undo what is half done")
     renewing = commands.add_parser("identity", help="give a copy of an SR and its disks new uuids")
     renewing.add_argument("dataset", help="the root of the copy: its dataset or pool; it must not be attached")
-    watching = commands.add_parser("watch", help="show the progress of a scrub, resilver or removal until it ends")
+    watching = commands.add_parser("watch", help="show the progress of what a pool does for long until it ends")
     watching.add_argument("sr", help="the SR, by its uuid or its root dataset")
     for name, function in functions.FUNCTIONS.items():
         if name not in _OF_DATASETS:
@@ -134,16 +134,15 @@ def _watch(sr: str, stdout: "TextIO") -> int:
     width = 0
     while True:
         found = status.doing(sr)
-        doing = picture.unfinished(found)
-        if not doing:
+        line = "; ".join(map(picture.progress, filter(picture.is_unfinished, picture.doing(found))))
+        if not line:
             break
-        line = "; ".join(map(picture.progress, doing))
         print("\r" + line.ljust(width), end="", file=stdout, flush=True)
         width = len(line)
         time.sleep(_INTERVAL)
     if width:
         print(file=stdout)
-    for record in [*found["scans"], *filter(None, [found["removal"]])]:
+    for record in picture.doing(found):
         print(picture.progress(record), file=stdout)
     print(found["health"], file=stdout)
     return _WELL

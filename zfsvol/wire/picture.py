@@ -46,19 +46,25 @@ def progress(record: "dict[str, Any]") -> str:
     """What a pool is doing, in one line."""
     kind = record["kind"] + (f" of {record['vdev']}" if record.get("vdev") else "")
     if record["state"] == "running":
-        return f"{kind} {bar(record['percent'])}, {duration(record['seconds-left'])}"
+        left = f", {duration(record['seconds-left'])}" if "seconds-left" in record else ""
+        return f"{kind} {bar(record['percent'])}{left}"
     if record["state"] == "paused":
-        return f"{kind} {bar(record['percent'])}, paused since {moment(record['paused'])}"
+        since = f" since {moment(record['paused'])}" if record.get("paused") else ""
+        return f"{kind} {bar(record['percent'])}, paused{since}"
     words = f"{kind} {record['state']} {moment(record['ended'])}"
     if record.get("errors") is not None:
         words += f", {size(record['repaired'])} repaired, {record['errors']} errors"
     return words
 
 
-def unfinished(status: "dict[str, Any]") -> "list[dict[str, Any]]":
-    """What the pool of an SR is doing now: its scrub, resilver, rebuilds, removal."""
-    records = [*status["scans"], *([status["removal"]] if status["removal"] else [])]
-    return [record for record in records if record["state"] in ("running", "paused")]
+def doing(status: "dict[str, Any]") -> "list[dict[str, Any]]":
+    """What the pool of an SR is doing or has done: its scrub, resilver, rebuilds, removal, expansion, trim."""
+    return [*status["scans"], *filter(None, (status[name] for name in ("removal", "expansion", "trim")))]
+
+
+def is_unfinished(record: "dict[str, Any]") -> bool:
+    """Whether the pool is still doing that."""
+    return record["state"] in ("running", "paused")
 
 
 def status(found: "dict[str, Any]") -> "list[str]":
@@ -71,10 +77,9 @@ def status(found: "dict[str, Any]") -> "list[str]":
     lines += [f"  {pool[name]}" for name in ("status", "action") if pool[name]]
     if found["layout"] is not None:
         lines += _devices(found["layout"])
-    for record in found["scans"] or []:
-        lines.append(progress(record))
-    if found["removal"]:
-        lines.append(progress(found["removal"]))
+    if found["scans"] is not None:
+        # Finished trims are told with their schedule.
+        lines += [progress(record) for record in doing(found) if record["kind"] != "trim" or is_unfinished(record)]
     for word, plan in (found["schedule"] or {}).items():
         upcoming = "" if plan["next"] is None else f", next {moment(plan['next'])}"
         lines.append(f"{word}: {plan['when']}, last {moment(found['last-' + word])}{upcoming}")

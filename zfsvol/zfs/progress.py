@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What a pool is doing, by the texts of `zpool status`: scrubs, resilvers, removals, trims. Pure: text in, records out.
+"""What a pool is doing, by the texts of `zpool status`. Pure: text in, records out.
+
+Scrubs, resilvers and rebuilds; removals; expansions of raidz; trims.
 
 A record is a dictionary for JSON. Sizes are bytes, as exact as zpool prints them ("61.4M"); times are seconds since
 1970; zpool prints them in the host's time zone. What zpool does not print is None.
@@ -22,6 +24,7 @@ _DATE = r"\w{3} \w{3} +\d+ [\d:]{8} \d{4}"
 _SCAN = re.compile(r"(?P<kind>scrub|resilver)(ed)?( \((?P<vdev>[^)]+)\))? ")
 _LEFT = re.compile(r"(?:(\d+) days )?(\d+):(\d\d):(\d\d) to go")
 _LEFT_OF_REMOVAL = re.compile(r"(\d+)h(\d+)m to go")
+_EXPANSION = re.compile(r"(?:expansion of|expanded) (?P<vdev>\S+) ")
 _TRIM = re.compile(
     rf"\((?:(?P<none>untrimmed|trim unsupported)|(?P<percent>\d+)% trimmed, (?P<how>[a-z, ]+) at (?P<when>{_DATE}))\)"
 )
@@ -90,6 +93,25 @@ def removal(text: str) -> "dict[str, Any] | None":
     }
 
 
+def expansion(text: str) -> "dict[str, Any] | None":
+    """The expansion of a raidz group by the field `expand` of `zpool status`; None if there was none."""
+    found = _EXPANSION.match(text)
+    if found is None:
+        return None
+    return {
+        "kind": "expansion",
+        "vdev": found.group("vdev"),
+        # It waits by itself while a disk is away or resilvered, and goes on then.
+        "state": RUNNING if " in progress" in text else FINISHED,
+        "began": _date(text, "in progress since"),
+        "ended": _date(text, "on"),
+        "percent": _number(text, r"([0-9.]+)% done"),
+        "copied": _bytes(text, rf"({_SIZE}) / {_SIZE} copied", rf"copied ({_SIZE}) in"),
+        "total": _bytes(text, rf"/ ({_SIZE}) copied"),
+        "seconds-left": _left(text),
+    }
+
+
 def trim(note: str) -> "tuple[dict[str, Any] | None, str]":
     """The trim of a device by its note in `zpool status -t`, and the rest of the note.
 
@@ -111,6 +133,24 @@ def trim(note: str) -> "tuple[dict[str, Any] | None, str]":
         "began": when if state != FINISHED else None,
         "ended": when if state == FINISHED else None,
     }, rest
+
+
+def trims(found: "list[dict[str, Any]]") -> "dict[str, Any] | None":
+    """The trims of a pool's devices, as by `trim`, together; None if no device was ever trimmed.
+
+    `percent`: of the device that is furthest behind. zpool tells no time that is left.
+    """
+    for state in (RUNNING, PAUSED, FINISHED):
+        those = [record for record in found if record["state"] == state]
+        if those:
+            return {
+                "kind": "trim",
+                "state": state,
+                "percent": min(record["percent"] for record in those),
+                "began": min(filter(None, (record["began"] for record in those)), default=None),
+                "ended": max(filter(None, (record["ended"] for record in those)), default=None),
+            }
+    return None
 
 
 def _date(text: str, before: str) -> "int | None":

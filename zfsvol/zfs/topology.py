@@ -152,6 +152,21 @@ class Topology:
         found = map(progress.scan, self.described.scans)
         return [record for record in found if record is not None]
 
+    @property
+    def removal(self) -> "dict[str, Any] | None":
+        """The removal of a group that runs or was last, as `progress.removal` describes it."""
+        return progress.removal(self.described.fields.get("remove", ""))
+
+    @property
+    def expansion(self) -> "dict[str, Any] | None":
+        """The expansion of a raidz group that runs or was last, as `progress.expansion` describes it."""
+        return progress.expansion(self.described.fields.get("expand", ""))
+
+    @property
+    def trim(self) -> "dict[str, Any] | None":
+        """The trims of its devices together, as `progress.trims` describes them."""
+        return progress.trims([disk.trim for disk in self.disks if disk.trim])
+
     def running(self, kind: str) -> "dict[str, Any] | None":
         """The scan of this kind that runs or is paused."""
         unfinished = (progress.RUNNING, progress.PAUSED)
