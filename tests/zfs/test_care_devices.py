@@ -272,16 +272,6 @@ class TestAttachAndDetach:
         sentence = refused(WRONG, "detach", sr, device=one)
         assert f"A resilver is running: what it has not copied yet may be on {one} only." in sentence
 
-    def test_raidz(self, bench: Bench) -> None:
-        disks, new = bench.disks(3, SIZE), bench.disk(SIZE)
-        sr = bench.sr(vdev="raidz1 {} {} {}".format(*disks))
-        before = edges(new)
-        for force in ("false", "true"):
-            sentence = refused(WRONG, "attach", sr, device=disks[0], new_device=new, force=force)
-            assert "is in raidz1-0: only mirrors and single devices" in sentence
-        assert edges(new) == before
-        assert "cannot be detached" in refused(WRONG, "detach", sr, device=disks[0], force="true")
-
 
 class TestOfflineAndOnline:
     def test_a_life(self, bench: Bench) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Groups of devices of an SR's pool: added, removed, grown; and what is refused."""
+"""Groups of devices of an SR's pool: added, removed, grown, made wider; and what is refused."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.care import FAILED, INVALID_DEVICE, WRONG, call, refused, risky, told
+from tests.care import FAILED, IN_USE, INVALID_DEVICE, WRONG, call, refused, risky, told
 from tests.zfs.conftest import MIB, Bench, run
 from tests.zfs.test_care_devices import SIZE, leaves, mirror
-from tests.zfs.test_care_scrub import fill
+from tests.zfs.test_care_scrub import fill, tune
 from tests.zfs.test_disks import edges
 from zfsvol.errors import SRInUse
 from zfsvol.host.blockdevice import stable_name
+
+EXPANDS = os.path.exists("/sys/module/zfs/features.pool/org.openzfs:raidz_expansion")
 
 
 def tops(sr: str) -> "list[str]":
@@ -178,6 +180,54 @@ class TestGrow:
         assert "No device can grow" in refused(WRONG, "grow", sr, device=spare)
         call("offline", sr, device=one, force="true")
         assert f"{one} (OFFLINE)" in refused(WRONG, "grow", sr, device=one)
+
+
+class TestWiderRaidz:
+    def test_what_is_refused(self, bench: Bench) -> None:
+        disks, new = bench.disks(3, SIZE), bench.disk(SIZE)
+        sr = bench.sr(vdev="raidz1 {} {} {}".format(*disks))
+        before = edges(new)
+        for force in ("false", "true"):
+            sentence = refused(WRONG, "attach", sr, device=disks[0], new_device=new, force=force)
+            assert "is in raidz1-0: only mirrors and single devices" in sentence
+            assert "Name raidz1-0 to make it wider" in sentence
+        if not EXPANDS:
+            sentence = refused(WRONG, "attach", sr, device="raidz1-0", new_device=new, force="true")
+            assert "only 2.3 and later can" in sentence
+        assert edges(new) == before
+        assert "cannot be detached" in refused(WRONG, "detach", sr, device=disks[0], force="true")
+
+    @pytest.mark.skipif(not EXPANDS, reason="this OpenZFS cannot make raidz wider")
+    def test_until_it_has_ended(self, bench: Bench) -> None:
+        disks, new, another = bench.disks(3, SIZE), stable_name(bench.disk(SIZE)), bench.disk(SIZE)
+        sr = bench.sr(vdev="raidz1 {} {} {}".format(*disks))
+        fill(sr)
+        guid = call("status", sr)["layout"][0]["guid"]
+        answer = told("attach", sr, device="raidz1-0", new_device=new)
+        assert answer["commands"] == [f"zpool attach {sr} {guid} {new}"]
+        assert "keeps its redundancy" in answer["notes"][0]
+        try:
+            tune("raidz_expand_max_reflow_bytes", "1")
+            call("attach", sr, device="raidz1-0", new_device=new)
+            found = call("status", sr)["expansion"]
+            assert (found["vdev"], found["state"]) == ("raidz1-0", "running")
+            before = edges(another)
+            sentence = refused(IN_USE, "attach", sr, device="raidz1-0", new_device=another)
+            assert sentence == "raidz1-0 gets another device already. Try again when that is done."
+            assert edges(another) == before
+        finally:
+            tune("raidz_expand_max_reflow_bytes", "0")
+        run("zpool", "wait", "-t", "raidz_expand", sr)
+        found = call("status", sr)
+        assert (found["expansion"]["state"], found["layout"][0]["may-still-fail"]) == ("finished", 1)
+        assert set(leaves(sr)) == {*map(stable_name, disks), new}
+
+    @pytest.mark.skipif(not EXPANDS, reason="this OpenZFS cannot make raidz wider")
+    def test_a_pool_of_an_older_openzfs(self, bench: Bench) -> None:
+        run("zpool", "create", "-d", "-m", "none", "tank", "raidz1", *bench.disks(3, SIZE))
+        sr = bench.sr(zpool="tank")
+        sentence = refused(WRONG, "attach", sr, device="raidz1-0", new_device=bench.disk(SIZE))
+        assert "'zpool upgrade tank' changes that" in sentence
 
 
 def test_a_command_that_zpool_refuses(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import time
 
 from zfsvol.care import newdevice, target
 from zfsvol.care.plan import Plan
-from zfsvol.errors import InvalidArgument
+from zfsvol.errors import InvalidArgument, SRInUse
 from zfsvol.host import command
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import kernel, progress, text, topology, vdevs
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Seconds that the kernel may take to open the devices of a suspended pool again.
 _CLEAR_LIMIT = 60
 _RESUME_LIMIT = 5
+
+_EXPANSION = "feature@raidz_expansion"
 
 _PAIRS = (MIRROR, "replacing", "spare")
 
@@ -50,21 +52,56 @@ def replace(
 def attach(
     sr_uuid: str, device: str, new_device: str, *, force: bool = False, dry_run: bool = False
 ) -> "dict[str, Any]":
-    """Makes a new device another half of the mirror that a device is in, or a single device a mirror.
+    """Makes a new device another half of the mirror that a device is in, a single device a mirror, or raidz wider.
 
-    Raises also DeviceInvalid and SRInUse for a new device that no pool can use, or that anything uses.
+    Raises also DeviceInvalid and SRInUse for a new device that no pool can use, or that anything uses; SRInUse while
+    raidz is made wider.
     """
     sr = target.ready(sr_uuid)
     with target.devices_locked(sr):
         found = topology.read(sr.zfs)
-        half = _disk(found, device)
-        if half.role in (CACHE, topology.SPARE) or (half.parent is not None and half.parent.kind != MIRROR):
-            where = half.parent.name if half.parent is not None else half.role
-            raise InvalidArgument(f"{half.title} is in {where}: only mirrors and single devices can get another half.")
+        vdev = found.find(device)
         plan = Plan(sr)
-        new = newdevice.one(plan, found, new_device, instead_of=half)
-        plan.commands.append(vdevs.attach(sr.pool, half.guid, new, force=force))
+        if vdev.is_raidz:
+            _require_expandable(sr, found, vdev)
+            plan.notes.append(
+                f"{vdev.title} keeps its redundancy, and gets the new space when all its data is copied. What is there "
+                "by then keeps taking as much space as before; what is written later takes less."
+            )
+        else:
+            vdev = _half(found, device)
+        new = newdevice.one(plan, found, new_device, instead_of=vdev)
+        plan.commands.append(vdevs.attach(sr.pool, vdev.guid, new, force=force))
         return plan.answer(force=force, dry_run=dry_run)
+
+
+def _half(found: Topology, device: str) -> Vdev:
+    """The device, after a check that it can be a half of a mirror, or is one."""
+    half = _disk(found, device)
+    if half.role in (CACHE, topology.SPARE) or (half.parent is not None and half.parent.kind != MIRROR):
+        where = half.parent.name if half.parent is not None else half.role
+        raise InvalidArgument(
+            f"{half.title} is in {where}: only mirrors and single devices can get another half."
+            + (f" Name {where} to make it wider." if half.parent is not None and half.parent.is_raidz else "")
+        )
+    return half
+
+
+def _require_expandable(sr: SR, found: Topology, raidz: Vdev) -> None:
+    """Checks that ZFS can make a raidz group wider. Raises InvalidArgument, SRInUse."""
+    (feature,) = sr.zfs.values(_EXPANSION)
+    if feature == "-":
+        raise InvalidArgument(
+            f"This host's OpenZFS cannot make {raidz.title} wider, only 2.3 and later can: only mirrors and single "
+            "devices can get another half. 'add' gives the pool another group."
+        )
+    if feature == "disabled":
+        raise InvalidArgument(
+            f"The pool {sr.pool} is of an older OpenZFS, which cannot make {raidz.title} wider. 'zpool upgrade "
+            f"{sr.pool}' changes that; then hosts with the older one cannot import the pool any more."
+        )
+    if found.expansion is not None and found.expansion["state"] == progress.RUNNING:
+        raise SRInUse(f"{found.expansion['vdev']} gets another device already. Try again when that is done.")
 
 
 def detach(sr_uuid: str, device: str, *, force: bool = False, dry_run: bool = False) -> "dict[str, Any]":

@@ -92,7 +92,7 @@ FUNCTIONS = {
     ),
     "attach": Function(
         "devices.attach",
-        "make a new device another half of a mirror, or make a single device a mirror",
+        "make a new device another half of a mirror, a single device a mirror, or a raidz group wider",
         *(_SR, _DEVICE, _NEW, _FORCE, _DRY_RUN),
         required=("sr-uuid", "device", "new-device"),
     ),

@@ -59,6 +59,11 @@ class Vdev:
         return self.kind == DISK
 
     @property
+    def is_raidz(self) -> bool:
+        """Whether it is a group with parity, but for draid."""
+        return self.kind.startswith("raidz")
+
+    @property
     def is_vital(self) -> bool:
         """Whether the pool is lost without it: it holds data, alone or together with its siblings."""
         return self.role in _VITAL

@@ -29,7 +29,7 @@ def replace(pool: str, old: str, new: str, *, force: bool) -> "list[str]":
 
 
 def attach(pool: str, device: str, new: str, *, force: bool) -> "list[str]":
-    """Makes a new device another half of a mirror, and has it filled."""
+    """Makes a new device another half of a mirror, and has it filled; or makes a raidz group wider."""
     return ["zpool", "attach", *_forced(force), pool, device, new]
 
 
