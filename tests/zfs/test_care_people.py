@@ -13,7 +13,7 @@ from typing import Iterator
 import pytest
 
 from tests import client
-from tests.care import WRONG, call, refused
+from tests.care import WRONG, call, refused, told
 from tests.client import call_inside
 from tests.hostplugin import argv, as_xapi, environment
 from tests.zfs.conftest import MIB, Bench, run
@@ -145,8 +145,16 @@ def test_check_and_repair(sr: str) -> None:
     assert before["well"] is False
     assert any(line.startswith("WRONG: ") for line in before["lines"])
     assert call("check", sr) == before
+    dry = told("repair", sr)
+    assert (dry["well"], dry["lines"], dry["needs-force"]) == (False, before["lines"], [])
+    (sentence,) = dry["repairs"]
+    shown = at_a_shell("repair", sr, "dry-run=true")
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (1, f"would repair: {sentence}")
+    assert call("check", sr) == before
     done = call("repair", sr)
-    assert done["well"] is True
+    assert (done["well"], done["done"], done["repairs"]) == (True, True, [sentence])
+    assert f"repaired: {sentence}" in done["lines"]
+    assert call("repair", sr)["repairs"] == []
     assert any(line.startswith("repaired: ") for line in done["lines"])
     for function in ("check", "repair"):
         assert call(function, sr)["lines"][-1] == "all is well"

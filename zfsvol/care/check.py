@@ -6,10 +6,12 @@
 
 from zfsvol import naming, properties
 from zfsvol.care import target
+from zfsvol.care.plan import Plan
 from zfsvol.errors import InvalidArgument
 from zfsvol.repository import family, repair, vdi
 from zfsvol.repository import sr as srs
 from zfsvol.repository.family import Family
+from zfsvol.repository.sr import SR
 from zfsvol.zfs.pool import Missing, Pool
 
 TYPE_CHECKING = False
@@ -32,43 +34,46 @@ def check(dataset: str, *, mend: bool, say: "Callable[[str], object]") -> bool:
         raise InvalidArgument(f"There is no dataset {dataset}.") from None
     if not found:
         raise InvalidArgument(f"There is no SR in {dataset}.")
-    wrong = 0
+    is_well = True
     for sr in found:
-        with sr.locked(srs.ALONE if mend else srs.CHANGE):
-            before = repair.inspect(family.read(sr))
-            findings = repair.repair(sr) if mend else before
-            now = family.read(sr)
-        for line in picture(now):
+        answer = _checked(sr, mend=mend)
+        for line in [*answer["lines"], ""]:
             say(line)
-        left = [finding.text for finding in findings]
-        for finding in before:
-            if finding.mend and finding.text not in left:
-                say(f"repaired: {finding.text}")
-        for finding in findings:
-            hint = " (--repair mends it)" if finding.mend and not mend else ""
-            say(f"{'WRONG' if finding.is_wrong else 'note'}: {finding.text}{hint}")
-        if not any(finding.is_wrong for finding in before):
-            say("all is well")
-        say("")
-        wrong += sum(finding.is_wrong for finding in findings)
-    return wrong == 0
+        is_well = is_well and answer["well"]
+    return is_well
 
 
 def report(sr_uuid: str) -> "dict[str, Any]":
     """The report on an SR: `lines`, and whether all is `well`. Changes nothing. Raises as `check`."""
-    return _reported(sr_uuid, mend=False)
+    answer = _checked(target.ready(sr_uuid), mend=False)
+    return {name: answer[name] for name in ("sr", "well", "lines")}
 
 
-def repaired(sr_uuid: str) -> "dict[str, Any]":
-    """Finishes or undoes what is half done, as SR.attach does; then as `report`. A crash leaves the rest half done."""
-    return _reported(sr_uuid, mend=True)
+def repaired(sr_uuid: str, *, dry_run: bool = False) -> "dict[str, Any]":
+    """Finishes or undoes what is half done, the `repairs`, as SR.attach does; then as `report`.
+
+    A crash leaves the rest half done.
+    """
+    return _checked(target.ready(sr_uuid), mend=not dry_run)
 
 
-def _reported(sr_uuid: str, *, mend: bool) -> "dict[str, Any]":
-    sr = target.ready(sr_uuid)
-    lines: "list[str]" = []
-    is_well = check(sr.dataset, mend=mend, say=lines.append)
-    return {"sr": sr.uuid, "well": is_well, "lines": lines[:-1]}
+def _checked(sr: SR, *, mend: bool) -> "dict[str, Any]":
+    plan = Plan(sr)
+    with sr.locked(srs.ALONE if mend else srs.CHANGE):
+        before = repair.inspect(family.read(sr))
+        plan.repairs = [finding.text for finding in before if finding.mend]
+        answer = plan.answer(dry_run=not mend)
+        now = family.read(sr)
+    lines = picture(now)
+    findings = repair.inspect(now)
+    left = [finding.text for finding in findings]
+    lines += [f"repaired: {text}" for text in plan.repairs if text not in left]
+    for finding in findings:
+        hint = " (--repair mends it)" if finding.mend and not mend else ""
+        lines.append(f"{'WRONG' if finding.is_wrong else 'note'}: {finding.text}{hint}")
+    if not any(finding.is_wrong for finding in before):
+        lines.append("all is well")
+    return dict(answer, well=not any(finding.is_wrong for finding in findings), lines=lines)
 
 
 def picture(family_: Family) -> "list[str]":

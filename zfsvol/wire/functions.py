@@ -146,7 +146,7 @@ FUNCTIONS = {
         _SR,
         required=("sr-uuid",),
     ),
-    "repair": Function("check.repaired", "finish or undo what is half done", _SR, required=("sr-uuid",)),
+    "repair": Function("check.repaired", "finish or undo what is half done", _SR, _DRY_RUN, required=("sr-uuid",)),
     "events": Function(
         "events.events",
         "what happened to the pool, the newest first",

@@ -30,7 +30,7 @@ _PICTURES: "dict[str, Callable[[Any], list[str]]]" = {
     "list": picture.listed,
     "get": picture.settings,
     "events": picture.events,
-    "repair": lambda answer: list(answer["lines"]),
+    "repair": picture.repair,
 }
 
 

@@ -170,6 +170,11 @@ def events(found: "list[dict[str, Any]]") -> "list[str]":
     ]
 
 
+def repair(answer: "dict[str, Any]") -> "list[str]":
+    """The answer of `repair`."""
+    return [*answer["lines"], *(f"would repair: {text}" for text in answer["repairs"] if not answer["done"])]
+
+
 def plain(answer: "Any") -> "list[str]":
     """Any other answer: that of a change as its commands and notes, the rest as JSON."""
     if not isinstance(answer, dict) or "commands" not in answer:
