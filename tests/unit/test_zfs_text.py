@@ -505,3 +505,15 @@ def test_data_errors() -> None:
     assert bad.data_errors == 1304
     assert one(CLASSES).data_errors == 0
     assert one(CLASSES.replace("No known data errors", "List of errors unavailable")).data_errors is None
+
+
+@pytest.mark.parametrize(
+    ("disk", "state"), [("loop0", "DEGRADED"), ("loop9", "DEGRADED"), ("loop13", "DEGRADED"), ("loop14", "ONLINE")]
+)
+def test_a_disk_that_2_3_has_faulted_alone(disk, state):
+    (pool,) = text.read(CLASSES)
+    assert pool.state == "ONLINE"
+    row = next(device for device in pool.devices if device.name == f"/dev/{disk}")
+    row.state = "FAULTED"
+    assert pool.state == state
+    assert pool.health().startswith(f"{state}; /dev/{disk} FAULTED")

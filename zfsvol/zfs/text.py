@@ -48,8 +48,21 @@ class Pool:
 
     @property
     def state(self) -> str:
-        """ONLINE, DEGRADED, FAULTED, UNAVAIL, SUSPENDED …."""
-        return self.fields.get("state", "")
+        """ONLINE, DEGRADED, FAULTED, UNAVAIL, SUSPENDED ….
+
+        When a disk fails a probe, OpenZFS 2.3 changes the state of that disk only, and leaves the pool ONLINE.
+        """
+        told = self.fields.get("state", "")
+        return "DEGRADED" if told == GOOD[0] and self._has_lost_a_disk() else told
+
+    def _has_lost_a_disk(self) -> bool:
+        heading = ""
+        for device in self.devices[1:]:
+            if device.depth == 0:
+                heading = device.name
+            elif device.state == "FAULTED" and heading not in ("cache", "spares"):
+                return True
+        return False
 
     @property
     def layout(self) -> "list[tuple[str, int]]":
