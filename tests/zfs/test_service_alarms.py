@@ -300,7 +300,7 @@ def test_a_pool_that_is_full(bench: Bench, tmp_path: Path) -> None:
         node = disk.use(DOM0)["BlockDevice"]["path"]
         with pytest.raises(AssertionError, match="No space left on device"):
             write(node, 512)
-        wait_until(lambda: ("ZFSVOL_SPACE", 2) in [message[:2] for message in watched.xapi.messages], "the alarm", FEW)
+        wait_until(lambda: ("ZFSVOL_SPACE", 2) in [message[:2] for message in watched.xapi.messages], "the alarm", 30)
         wait_until(lambda: of_sr(fresh(daemon), watched.sr).get("available") == 0, "the statistics", FEW)
         disk.drop(DOM0)
         call("Volume.destroy", sr=watched.sr, key=disk.key)

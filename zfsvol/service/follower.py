@@ -4,6 +4,7 @@
 A look may hang with the pool, so each SR has a thread of its own, and no other thread waits for it.
 """
 
+from collections import deque
 import threading
 import time
 
@@ -28,6 +29,10 @@ _CHANGE_PAUSE = 8  # between a change of the datasets and the look: verbs make m
 # Part of the free space. When that much was written, an alarm may be due.
 _NOTICEABLE = 0.01
 
+# How many calls of `note_written` back a write may be that the numbers do not have yet: ZFS counts space when it has
+# written it to the pool, which may be five seconds later (zfs_txg_timeout), and takes a while.
+_UNCOUNTED = 2
+
 
 class Follower:
     """What the service does for one SR. `sight`: what the last look saw; None before the first has ended."""
@@ -43,8 +48,9 @@ class Follower:
         self._maintenance = Maintenance(sr)
         self._due = 0.0
         self._looker = Looker(sr)
-        self._written = 0  # bytes, since the last look
-        self._is_changed = True  # likewise
+        self._written = 0  # bytes that the last look may not have seen
+        self._latest: "deque[int]" = deque(maxlen=_UNCOUNTED)
+        self._is_changed = True  # since the last look
         self._left = threading.Event()
         self._wake = threading.Event()
 
@@ -75,7 +81,11 @@ class Follower:
             self._look_at(0)
 
     def note_written(self, size: int) -> None:
-        """So many more bytes were written to its disks. ZFS reports nothing of a pool that fills up."""
+        """Called at each update of the statistics: so many more bytes were written to its disks.
+
+        ZFS reports nothing of a pool that fills up.
+        """
+        self._latest.append(size)
         self._written += size
         numbers = self.sight.numbers if self.sight is not None else None
         if numbers is not None and self._written > _NOTICEABLE * numbers.available:
@@ -106,7 +116,7 @@ class Follower:
     def _look(self) -> None:
         # Nothing tells of the space that guests give back by discards.
         is_changed = self._is_changed or self._written > 0 or alarms.SPACE in self._journal.open
-        self._written, self._is_changed = 0, False
+        self._written, self._is_changed = sum(self._latest), False
         self.sight = self._looker.look(changed=is_changed)
         if self._left.is_set():
             return  # after a look that hung, another follower of this SR may have the journal
