@@ -422,7 +422,7 @@ def test_flags_that_do_not_count(serve):
     ("number", "sentence"),
     [
         (errno.ENOSPC, "(ENOSPC): its storage is full. Make room there."),
-        (errno.EIO, "(EIO): its storage failed. Look for the reason in the logs of its host."),
+        (errno.EIO, "(EIO): its storage failed, or is full. Look for the reason in the logs of its host."),
         (errno.EPERM, "(EPERM): it does not allow that; its disk may be read-only."),
         (errno.ESHUTDOWN, "(ESHUTDOWN): it is shutting down."),
         (errno.EINVAL, "(EINVAL): the logs of its host may say why."),

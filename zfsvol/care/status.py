@@ -11,7 +11,7 @@ from zfsvol.care import target
 from zfsvol.errors import StorageError
 from zfsvol.host import blockdevice
 from zfsvol.host.command import CommandTimeout
-from zfsvol.repository import configuration, family, record, schedule, vdi
+from zfsvol.repository import configuration, family, mirror, record, schedule, vdi
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import datasets, history, kernel, progress, text, topology
 from zfsvol.zfs.topology import Topology, Vdev
@@ -250,6 +250,7 @@ def _disks(sr: SR, values: "dict[str, str]", zvols: "dict[str, dict[str, str]]")
                     naming.SR_DATAPATH, values.get(naming.SR_DATAPATH, configuration.KEYS["datapath"].default)
                 ),
                 "users": [record.called(domain) for domain in sorted(used_by.attached)],
+                "migration": mirror.described(sr, key),
             }
         )
     return answer

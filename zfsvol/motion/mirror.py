@@ -37,7 +37,8 @@ _CELL = 1 << 20
 # Seconds.
 _REPORT_INTERVAL = 0.25
 _LOOK_INTERVAL = 0.2  # for orders and the end of the connection, while there is nothing to copy
-_PASS_INTERVAL = 1.0  # between two passes of a copy that is in step
+_PASS_INTERVAL = 1.0  # between two passes of a copy that is in step, at least
+_SHARE = 3  # a pass that took a second is followed by three without one: of twelve jobs at once, none slows all others
 _BLIND_INTERVAL = 30.0  # likewise, if the kernel does not tell whether something was written
 
 _NEARLY = 0.99  # the progress before the copy is in step
@@ -171,7 +172,7 @@ class _Mirror:
             if written is None or self._base is None:
                 if waited >= _BLIND_INTERVAL:
                     return
-            elif written != self._base.written and waited >= _PASS_INTERVAL:
+            elif written != self._base.written and waited >= max(_PASS_INTERVAL, _SHARE * self._pace.pause):
                 return
             self._orders.changed.wait(_LOOK_INTERVAL)
 

@@ -45,7 +45,7 @@ _XAPI_URI = re.compile(r"nbd:unix:([^:]+):exportname=([^:]*)\Z")
 _COMMANDS = {protocol.CMD_WRITE: "write", protocol.CMD_WRITE_ZEROES: "zero", protocol.CMD_FLUSH: "flush"}
 _REASONS = {
     errno.EPERM: "it does not allow that; its disk may be read-only",
-    errno.EIO: "its storage failed. Look for the reason in the logs of its host",
+    errno.EIO: "its storage failed, or is full. Look for the reason in the logs of its host",
     errno.ENOSPC: "its storage is full. Make room there",
     errno.ESHUTDOWN: "it is shutting down",
 }

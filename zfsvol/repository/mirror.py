@@ -66,16 +66,16 @@ def is_running(sr: SR, key: str) -> bool:
     return job(sr, key).is_running()
 
 
-def described(sr: SR, key: str) -> str:
-    """What its job does and how far it is, in words."""
+def described(sr: SR, key: str) -> "str | None":
+    """What a VDI's job does and how far it is, in words that may follow the VDI's name; None if it has none."""
     try:
         state = job(sr, key).read()
     except FileNotFoundError:
-        return "is not mirrored"
+        return None
     if state["state"] == FAILED:
-        return "was mirrored, which failed: {}".format(state["error"])
+        return "was being copied to another SR, which failed: {}".format(state["error"])
     if state["state"] == FINISHED:
-        return "was mirrored to {}".format(state["remote"])
+        return "was copied to another SR"
     return "is being copied to another SR ({:.0f} % done)".format(100 * state.get("progress", 0))
 
 

@@ -92,9 +92,10 @@ def status(found: "dict[str, Any]") -> "list[str]":
 
 
 def _disk(disk: "dict[str, Any]") -> str:
-    users = f", used by {', '.join(disk['users'])}" if disk["users"] else ""
+    notes = f", used by {', '.join(disk['users'])}" if disk["users"] else ""
+    notes += f", {disk['migration']}" if disk["migration"] else ""
     kind = f"{disk['kind']} “{_printable(disk['name'])}”"
-    return f"  {disk['vdi']} {kind}: {size(disk['size'])} {disk['provisioning']}, takes {size(disk['used'])}{users}"
+    return f"  {disk['vdi']} {kind}: {size(disk['size'])} {disk['provisioning']}, takes {size(disk['used'])}{notes}"
 
 
 def _printable(name: str) -> str:
