@@ -10,6 +10,7 @@ it, or by `repository.mirror.clear` if it was killed. A server that has a part o
 so the job fails as soon as anything does, and never begins again.
 """
 
+from contextlib import closing
 import time
 
 from zfsvol import log, naming
@@ -112,17 +113,20 @@ class _Mirror:
         began, before = time.monotonic(), self._moved
         base = self._base
         target = self._snapshot()
-        chunks = datasets.sent_data(self._pool, None if base is None else base.name, target.name)
         run = _Run(self._client)
-        for start, end, data in sendstream.contents(chunks, base=0 if base is None else base.guid, target=target.guid):
-            self._obey()
-            if data:
-                self._cells[start // _CELL : -(-end // _CELL)] = b"\1" * (-(-end // _CELL) - start // _CELL)
-                run.add(start, end, data)
-                self._moved += end - start
-            else:
-                self._zero(start, min(end, self._size))
-            self._progress(target)
+        stream = datasets.sent_data(self._pool, None if base is None else base.name, target.name)
+        # A zfs send that still runs after a failure would keep its snapshots from being destroyed.
+        with closing(stream):
+            since = 0 if base is None else base.guid
+            for start, end, data in sendstream.contents(stream, base=since, target=target.guid):
+                self._obey()
+                if data:
+                    self._cells[start // _CELL : -(-end // _CELL)] = b"\1" * (-(-end // _CELL) - start // _CELL)
+                    run.add(start, end, data)
+                    self._moved += end - start
+                else:
+                    self._zero(start, min(end, self._size))
+                self._progress(target)
         run.send()
         self._client.flush()
         self._base = target

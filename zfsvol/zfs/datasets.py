@@ -10,7 +10,7 @@ from zfsvol.zfs.pool import Pool, status_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 _GET = ["zfs", "get", "-Hp", "-o", "name,property,value"]
 _OWN = [*_GET, "-s", "local,received,temporary,none"]
@@ -106,6 +106,6 @@ def sent(pool: Pool, base: "str | None", target: str) -> "Iterator[bytes]":
     return pool.stream(["zfs", "send", "-w", *([] if base is None else ["-i", base]), target])
 
 
-def sent_data(pool: Pool, base: "str | None", target: str) -> "Iterator[bytes]":
+def sent_data(pool: Pool, base: "str | None", target: str) -> "Generator[bytes, None, None]":
     """The same with the data as a reader of the zvol gets it; an encrypted dataset's key must be loaded."""
     return pool.stream(["zfs", "send", *([] if base is None else ["-i", base]), target])

@@ -11,7 +11,7 @@ from zfsvol.zfs import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from typing import Callable, TypeVar
 
     _Answer = TypeVar("_Answer")
@@ -95,7 +95,7 @@ class Pool:
         """Starts a command beside this process; `finish` must follow."""
         return command.Child(argv, held=self.held)
 
-    def stream(self, argv: "list[str]") -> "Iterator[bytes]":
+    def stream(self, argv: "list[str]") -> "Generator[bytes, None, None]":
         """The output of one command that changes nothing, piece by piece, as it comes. Raises as `read`."""
         child = self.start(argv)
         child.widen()
@@ -105,7 +105,7 @@ class Pool:
         """The output of a started command. Gives the command up if the pool is suspended. Raises as `read`."""
         return command.decoded(self._pieces(child, limit))
 
-    def _pieces(self, child: command.Child, limit: float) -> "Iterator[bytes]":
+    def _pieces(self, child: command.Child, limit: float) -> "Generator[bytes, None, None]":
         try:
             yield from child.chunks(limit, lambda: kernel.state(self.name) == kernel.SUSPENDED)
         except CommandFailed as error:
