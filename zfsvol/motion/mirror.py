@@ -15,6 +15,7 @@ import time
 
 from zfsvol import log, naming
 from zfsvol.errors import InvalidSize, StorageError
+from zfsvol.motion.filled import Filled
 from zfsvol.motion.pace import Pace
 from zfsvol.nbd.client import Client
 from zfsvol.repository import mirror
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 # Bytes of neighbouring blocks that are sent at once.
 _RUN = 1 << 20
-# Bytes for each byte of the map of what may not be zero at the other end.
-_CELL = 1 << 20
 
 # Seconds.
 _REPORT_INTERVAL = 0.25
@@ -75,7 +74,6 @@ class _Mirror:
         vdi = job.sr.vdi(job.key)
         vdi.require_data("mirrored")
         self._zvol = vdi.zvol
-        self._size = vdi.size
         if client.size < vdi.size:
             raise InvalidSize(f"the disk at the other end has {client.size} bytes, and the VDI {vdi.key} {vdi.size}.")
         self._counters = Datasets()
@@ -83,7 +81,7 @@ class _Mirror:
         self._passes = 0
         self._base: "_Moment | None" = None
         self._moved = 0  # bytes, in all passes
-        self._cells = bytearray(-(-vdi.size // _CELL))
+        self._filled = Filled(vdi.size)
 
     def run(self) -> None:
         try:
@@ -121,12 +119,13 @@ class _Mirror:
             for start, end, data in sendstream.contents(stream, base=since, target=target.guid):
                 self._obey()
                 if data:
-                    self._cells[start // _CELL : -(-end // _CELL)] = b"\1" * (-(-end // _CELL) - start // _CELL)
-                    run.add(start, end, data)
+                    self._filled.add(start, end)
                     self._moved += end - start
-                else:
-                    self._zero(start, min(end, self._size))
-                self._progress(target)
+                    if run.add(start, end, data):
+                        self._progress(target)
+                elif base is not None:  # a full stream frees nothing that it has written
+                    for first, last in self._filled.within(start, end):
+                        self._client.zero(first, last - first)
         run.send()
         self._client.flush()
         self._base = target
@@ -151,19 +150,6 @@ class _Mirror:
         """The bytes that were written to the disk since it has a device node, as the kernel counts them."""
         found = self._counters.read([self._zvol]).get(self._zvol)
         return None if found is None else found.bytes_written
-
-    def _zero(self, start: int, end: int) -> None:
-        """Zeroes those parts of the range that may hold something at the other end, which was empty."""
-        cell, last = start // _CELL, -(-end // _CELL)
-        while True:
-            cell = self._cells.find(1, cell, last)
-            if cell == -1:
-                return
-            beyond = self._cells.find(0, cell, last)
-            beyond = last if beyond == -1 else beyond
-            first = max(start, cell * _CELL)
-            self._client.zero(first, min(end, beyond * _CELL) - first)
-            cell = beyond
 
     def _wait(self) -> None:
         """Returns when there is something to copy, or an order. Raises NbdFailed if the connection ends."""
@@ -203,13 +189,15 @@ class _Run:
         self._end = -1
         self._data: "list[memoryview]" = []
 
-    def add(self, start: int, end: int, data: "list[memoryview]") -> None:
-        """Adds a block; sends those before it if it is no neighbour, or if they are enough."""
-        if start != self._end or end - self._start > _RUN:
+    def add(self, start: int, end: int, data: "list[memoryview]") -> bool:
+        """Adds a block; sends those before it if it is no neighbour, or if they are enough. Whether it did."""
+        is_next = start == self._end and end - self._start <= _RUN
+        if not is_next:
             self.send()
             self._start = start
         self._data += data
         self._end = end
+        return not is_next
 
     def send(self) -> None:
         """Sends what there is."""
