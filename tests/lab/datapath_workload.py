@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Runs in a guest: domains write for ever, one write after another, to disks of an SR that they have attached. Now and
-then there is a snapshot or a detach. It reports before and after each step.
+then there is a snapshot or a detach, and disks are copied as by a storage migration. It reports before and after each
+step.
 
     datapath_workload.py SR SEED KEY=DOMAIN...
 
@@ -12,7 +13,9 @@ one. No step is refused.
 import json
 import os
 import random
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from tests import blktap
@@ -47,6 +50,15 @@ class Disk:
         self.verb("activate")
         if "Nbd" in self.given:
             self.client = blktap.connect(self.given["Nbd"]["uri"])
+            self.copy()
+
+    def copy(self) -> None:
+        """Starts to copy it elsewhere, until its domain deactivates it. Not reported: it changes nothing."""
+        socket = f"{tempfile.mkdtemp()}/nbd"
+        subprocess.run(["nbdkit", "--unix", socket, "memory", "64M"], check=True)
+        call_inside(
+            "Data.mirror", uri=Root(self.sr).uri(self.key), domain=self.domain, remote=f"nbd+unix:///?socket={socket}"
+        )
 
     def end(self, chance: random.Random) -> None:
         """Detaches it from the domain."""

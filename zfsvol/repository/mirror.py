@@ -146,15 +146,18 @@ def _end(named: Job) -> None:
         named.signal(signal.SIGKILL)
 
 
-def require_complete(sr: SR, key: str) -> None:
+def require_complete(sr: SR, key: str, domain: "str | None") -> None:
     """Raises StorageError, once, if the client believes the VDI's copy to be complete, and it is not.
 
-    Called after the end of a lease, which may be that in which xapi hands the disk over to the copy.
+    Called after the end of the lease of `domain`, in which xapi may have handed the disk over to the copy. None: nobody
+    has the disk attached any more, whomever the copy was for.
     """
     named = job(sr, key)
     if not named.exists() or named.is_running():
         return
     state = named.read()
+    if domain not in (None, state.get("domain")):
+        return
     if state["state"] == FAILED and state.get("was_in_step") and not state.get("is_told"):
         note_told(named, state)
         raise StorageError(

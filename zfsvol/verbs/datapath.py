@@ -60,7 +60,7 @@ def deactivate(dbg: str, uri: str, domain: str) -> None:
     with Locked(SR(root.dataset), key) as record:
         for known in attachment.addressed(record, domain):
             attachment.deactivate(record, known)
-        mirror.require_complete(record.sr, record.key)
+        mirror.require_complete(record.sr, record.key, domain)
 
 
 def detach(dbg: str, uri: str, domain: str) -> None:
@@ -77,7 +77,7 @@ def detach(dbg: str, uri: str, domain: str) -> None:
         for known in attachment.addressed(record, domain):
             attachment.detach(record, known)
         try:
-            mirror.require_complete(sr, key)
+            mirror.require_complete(sr, key, domain if record.attached else None)
         finally:
             attachment.forget_unused(record)
 
