@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Storage motion out of an SR, as xapi does it: disks that are written meanwhile are the same at the other end."""
 
+import os
 from pathlib import Path
 import random
 import threading
@@ -29,6 +30,7 @@ from tests.zfs.disk import (
 from zfsvol import naming
 from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
+from zfsvol.service.upkeep import Upkeep
 
 SIZE = 64 * MIB
 BLOCK = 16 << 10
@@ -246,7 +248,7 @@ class TestADiskOfAHaltedVM:
         given = destination.use(OTHER_GUEST)
         assert nbd_read(given, 5 * MIB, len(data)) == data
         assert list(destination.record.attached) == [OTHER_GUEST]
-        destination.drop(OTHER_GUEST, MIRROR)
+        destination.drop(OTHER_GUEST)
 
     def test_the_destination_is_in_use_until_the_end(self, two_srs: "Tuple[str, str]", tmp_path: Path) -> None:
         source, destination = new_disk(two_srs[0], SIZE), new_disk(two_srs[1], SIZE)
@@ -262,6 +264,46 @@ class TestADiskOfAHaltedVM:
         migration.relay.cut()
         source.volume("destroy")
         destination.verb("detach", OTHER_GUEST)
+        destination.volume("destroy")
+
+    @pytest.mark.parametrize("has_run", [False, True])
+    def test_xapi_cancels_it_later(self, two_srs: "Tuple[str, str]", tmp_path: Path, has_run: bool) -> None:
+        """Its toolstack restarts, and it takes the migration for one under way."""
+        sr = SR(two_srs[1])
+        sr.mark_attached(sr.guid)  # other tests have removed the mark
+        source, destination = new_disk(two_srs[0], SIZE), new_disk(two_srs[1], SIZE)
+        given = source.use(GUEST)
+        nbd_write(given, 0, noise(1, 2 * MIB))
+        source.drop(GUEST)
+        migration = Migration(source, destination, tmp_path, HALTED)
+        migration.start()
+        assert migration.wait()["complete"]
+        migration.leave()
+        migration.relay.cut()
+        source.volume("destroy")
+        if has_run:
+            destination.use(OTHER_GUEST)
+            destination.drop(OTHER_GUEST)
+        else:
+            now = [0.0]
+            upkeep = Upkeep(SR(destination.sr), lambda: now[0])
+            for time in (0, 600):
+                now[0] = time
+                assert list(destination.record.active) == [MIRROR]
+                upkeep.run()
+        destination.drop(MIRROR)
+        with refused(IN_USE) as said:
+            destination.volume("destroy")
+        assert "xapi, which cancels ended migrations" in said[0]
+        mark = Path(destination.record.let_go)
+        assert content(destination) == noise(1, 2 * MIB) + bytes(SIZE - 2 * MIB)
+        os.utime(mark, (mark.stat().st_mtime - 61,) * 2)
+        destination.volume("destroy")
+
+    def test_a_cancelled_disk_without_data(self, two_srs: "Tuple[str, str]") -> None:
+        """That of a migration that failed before it began."""
+        destination = new_disk(two_srs[1], SIZE)
+        destination.verb("detach", MIRROR)
         destination.volume("destroy")
 
     def test_nobody_has_it(self, two_srs: "Tuple[str, str]") -> None:

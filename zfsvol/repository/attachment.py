@@ -277,13 +277,17 @@ def drop_ended_migrations(record: Record, domains: "list[str]") -> bool:
     They exist because xapi does not detach the disk of a halted VM after it has moved. Only for who needs the disk: a
     migration that has just begun is not connected yet either.
     """
-    ended = [domain for domain in domains if records.is_migration(domain)]
-    if not ended or record.tapdisk is None or _tapdisk(record).has_clients():
-        return False
+    ended = ended_migrations(record, domains)
     for domain in ended:
         log.warning(f"{record.zvol}: {records.called(domain)} has ended; its lease ends")
         detach(record, domain)
-    return True
+    return bool(ended)
+
+
+def ended_migrations(record: Record, domains: "list[str]") -> "list[str]":
+    """Those of the domains that are storage migrations without a connection."""
+    ended = [domain for domain in domains if records.is_migration(domain)]
+    return ended if ended and record.tapdisk is not None and not _tapdisk(record).has_clients() else []
 
 
 def _detach_vanished(record: Record, domain: str) -> None:

@@ -33,6 +33,14 @@ def require_idle(record: Record, done: str, *, served_by: "tuple[str, ...]" = (N
     attachment.forget_unused(record)
 
 
+def require_no_ended_migration(record: Record) -> None:
+    """Raises VDIInUse if xapi may be about to destroy a disk that it has moved: see `moved`."""
+    if os.path.exists(record.let_go):
+        from zfsvol.repository import moved  # see above
+
+        moved.require_no_detach(record)
+
+
 def withdraw_node(record: Record) -> None:
     """Removes the node of a VDI that was just removed; its zvol may remain, but needs no node."""
     if record.node is not None:

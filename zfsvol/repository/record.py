@@ -28,6 +28,7 @@ NODE = "node"
 TAPDISK = "tapdisk"
 
 _SUFFIX = ".json"
+_LET_GO = ".let-go"
 
 
 class Record:
@@ -49,6 +50,11 @@ class Record:
     def path(self) -> str:
         """The path of the record."""
         return _path(self.sr, self.key)
+
+    @property
+    def let_go(self) -> str:
+        """The path of the file that says that a storage migration was detached without having attached: see `moved`."""
+        return self.path[: -len(_SUFFIX)] + _LET_GO
 
     @property
     def zvol(self) -> str:

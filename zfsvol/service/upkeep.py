@@ -11,6 +11,7 @@ import time
 from zfsvol import log
 from zfsvol.errors import LockTimeout, StorageError
 from zfsvol.repository import attachment, family, leftovers, release, repair
+from zfsvol.repository.record import Record
 from zfsvol.repository.sr import READ, SR
 
 TYPE_CHECKING = False
@@ -35,6 +36,7 @@ class Upkeep:
         self._last = 0.0
         self._not_before = 0.0
         self._users_due = 0.0
+        self._ended: "set[tuple[str, str]]" = set()  # storage migrations that had no connection at the last time
 
     def note_change(self) -> None:
         """Some dataset of the pool has changed. Called in another thread."""
@@ -51,7 +53,7 @@ class Upkeep:
         now = self._clock()
         if now >= self._users_due:
             self._users_due = now + _USERS_INTERVAL
-            release.for_each(self._sr, attachment.drop_dead)
+            release.for_each(self._sr, self._drop_users)
         first = self._first
         if first is None or now < self._not_before or (now - self._last < _QUIET and now - first < _LATEST):
             return
@@ -64,6 +66,17 @@ class Upkeep:
             self._not_before = now + _RETRY
             if not isinstance(error, LockTimeout):
                 raise
+
+    def _drop_users(self, record: Record) -> None:
+        """Drops users that are gone, and storage migrations that had no connection at the last time either.
+
+        Afterwards xapi's cancelling of an ended migration can be told from that of a new one, see `repository.moved`.
+        """
+        attachment.drop_dead(record)
+        ended = attachment.ended_migrations(record, list(record.active))
+        attachment.drop_ended_migrations(record, [domain for domain in ended if (record.key, domain) in self._ended])
+        self._ended.difference_update({(record.key, domain) for domain in record.attached})
+        self._ended.update((record.key, domain) for domain in ended if domain in record.active)
 
     def _look(self) -> None:
         sr = self._sr

@@ -8,7 +8,7 @@ Arguments and results are those of the SMAPIv3 interface; for `domain`, see `rep
 import binascii
 
 from zfsvol import naming
-from zfsvol.repository import attachment, mirror
+from zfsvol.repository import attachment, mirror, moved
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository.record import NODE, READ, WRITE, Locked, Record
@@ -71,15 +71,18 @@ def detach(dbg: str, uri: str, domain: str) -> None:
     """
     root, key = naming.parse_uri(uri)
     sr = SR(root.dataset)
-    if not records.exists(sr, key):
+    if not records.exists(sr, key) and not records.is_migration(domain):
         return
     with Locked(sr, key) as record:
+        if records.is_migration(domain) and domain not in record.attached and sr.attached_from is not None:
+            moved.note_detach(record)
         for known in attachment.addressed(record, domain):
             attachment.detach(record, known)
         try:
             mirror.require_complete(sr, key, domain if record.attached else None)
         finally:
-            attachment.forget_unused(record)
+            if records.exists(sr, key):
+                attachment.forget_unused(record)
 
 
 def _record(uri: str) -> Locked:

@@ -144,6 +144,7 @@ def destroy(dbg: str, sr: str, key: str) -> None:
     naming.require_uuid(key, "The VDI")
     found = srs.find(sr)
     with Locked(found, key) as record:
+        idle.require_no_ended_migration(record)
         idle.require_idle(record, "destroyed")
         with _Temporary(found, key, "destroyed") as temporary, found.locked(ALONE):
             temporary.require_same()
