@@ -49,6 +49,10 @@ def imports(module):
     return found
 
 
+# A room that nothing of the driver's is needed in.
+ALONE = "nbd"
+
+
 def test_every_module_has_a_room():
     assert [module for module in MODULES if "/" not in module] == ["__init__", "__main__", *GROUND]
     assert {module.partition("/")[0] for module in MODULES if "/" in module} == set(ROOMS)
@@ -57,6 +61,11 @@ def test_every_module_has_a_room():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module):
     assert [name for name, _, _ in imports(module) if name and floor(name) > floor(module)] == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(ALONE + "/")])
+def test_the_protocol_needs_no_other_room(module):
+    assert {name.partition("/")[0] for name, _, _ in imports(module)} <= {ALONE, *GROUND}
 
 
 @pytest.mark.parametrize("module", MODULES)
