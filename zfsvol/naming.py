@@ -37,6 +37,8 @@ VDI_SNAPSHOT = "zfsvol:snapshot"
 VDI_CBT = "zfsvol:cbt"
 # Of a snapshot whose data was destroyed: what is left of it, see repository.vdi.Base.
 VDI_METADATA = "zfsvol:cbt-metadata"
+# The VDI whose zvol this was before Volume.compose gave it the name of another: its leaf's.
+VDI_COMPOSED = "zfsvol:composed"
 # The time when the VDI was removed. Its zvol stays as long as other zvols need data of it.
 VDI_REMOVED = "zfsvol:removed"
 
@@ -129,7 +131,7 @@ def parse_uri(uri: str) -> "tuple[Root, str]":
 
 
 def revert_name(uuid: str) -> str:
-    """The name of the zvol that Volume.revert makes to replace the VDI's zvol."""
+    """The name of the zvol that is about to replace the VDI's zvol, in Volume.revert, data_destroy and compose."""
     return _REVERT + uuid
 
 

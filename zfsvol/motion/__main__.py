@@ -3,7 +3,9 @@
 
 import sys
 
-from zfsvol.motion import mirror, process
+from zfsvol.motion import mirror, process, recorder
+from zfsvol.repository import mirror as mirrors
+from zfsvol.repository import recording
 from zfsvol.repository.job import Job
 from zfsvol.repository.sr import SR
 
@@ -11,7 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-_KINDS: "dict[str, Callable[[Job, process.Orders], object]]" = {"mirror": mirror.run}
+_KINDS: "dict[str, Callable[[Job, process.Orders], object]]" = {
+    mirrors.KIND: mirror.run,
+    recording.KIND: recorder.run,
+}
 
 
 def main() -> None:

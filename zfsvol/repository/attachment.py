@@ -14,7 +14,7 @@ from zfsvol import log, naming, properties
 from zfsvol.errors import InvalidArgument, NodeMissing, SRUnavailable, StorageError, VDIInUse
 from zfsvol.host import files, tapdisk, xen
 from zfsvol.host.tapdisk import Tapdisk
-from zfsvol.repository import lineage, links, mirror
+from zfsvol.repository import lineage, links, mirror, recording
 from zfsvol.repository import record as records
 from zfsvol.repository.record import NODE, READ, TAPDISK, WRITE, Record
 from zfsvol.repository.sr import ALONE, CHANGE
@@ -110,8 +110,11 @@ def _ensure_node(record: Record) -> None:
 def activate(record: Record, domain: str, mode: str) -> None:
     """Gives a lease to a domain that has attached the VDI, and starts a tapdisk if the domain needs one.
 
-    Raises VDIInUse, TapdiskFailed, NodeMissing; then the domain keeps the lease that it had before, if any.
+    Raises VDIInUse, VDIUnavailable (it is half of a disk that moves here), TapdiskFailed, NodeMissing; then the domain
+    keeps the lease that it had before, if any.
     """
+    if domain not in record.active:
+        recording.require_whole(record)
     if record.way(domain) == NODE and record.attached[domain] != record.node:
         # The node that the domain knows may belong to another disk by now.
         raise NodeMissing(
@@ -177,12 +180,16 @@ def _undo(record: Record, domain: str) -> None:
 
 
 def deactivate(record: Record, domain: str) -> None:
-    """Ends the domain's lease, and stops the tapdisk if no domain needs it any more; then a mirror copies what is left.
+    """Ends the domain's lease, and stops the recorder and the tapdisk that no domain needs any more.
 
-    Raises TapdiskFailed and CommandTimeout if the tapdisk cannot be stopped; then the lease stays.
+    Then a mirror of the disk copies what is left.
+
+    Raises StorageError, TapdiskFailed and CommandTimeout if one of them cannot be stopped; then the lease stays.
     """
     if domain not in record.active:
         return
+    if recording.exists(record.sr, record.key):
+        recording.end(record, domain)
     if record.users(TAPDISK) == [domain]:
         _stop(record)
     del record.active[domain]

@@ -12,13 +12,14 @@ import threading
 from zfsvol import log
 from zfsvol.host import files
 from zfsvol.naming import Root
+from zfsvol.repository.sr import LASTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-DIRECTORY = "/var/lib/zfs-vol"
+DIRECTORY = LASTING
 
 _MOST = 500  # of what has happened
 

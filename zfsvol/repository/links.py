@@ -17,8 +17,13 @@ SERVERS = "/run/blktap-control/nbd"
 
 def path(directory: str, record: Record) -> str:
     """The link to a VDI in one of the directories."""
+    return path_of(directory, record.sr, record.key)
+
+
+def path_of(directory: str, sr: SR, key: str) -> str:
+    """The same by the SR and the VDI's key."""
     # By the SR's uuid, as rrdp-iostat expects. A host attaches at most one SR with the same uuid at a time.
-    return os.path.join(directory, record.sr.uuid, record.key)
+    return os.path.join(directory, sr.uuid, key)
 
 
 def remove_directories(sr: SR) -> None:

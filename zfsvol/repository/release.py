@@ -7,7 +7,7 @@ The datapath's modules are imported only if there is an attachment, as in `idle`
 from zfsvol import log
 from zfsvol.errors import SRInUse, StorageError
 from zfsvol.host import files, lock
-from zfsvol.repository import links
+from zfsvol.repository import links, recording
 from zfsvol.repository import record as records
 from zfsvol.repository.record import Locked, Record
 from zfsvol.repository.sr import SR
@@ -119,6 +119,7 @@ def release(sr: SR) -> None:
                 f"The SR {sr.uuid} is in use: something has {record.node} open, the device of the VDI {key}. "
                 f"'fuser -v {record.node}' shows what."
             )
+        recording.forget(sr, key)
     links.remove_directories(sr)
 
 

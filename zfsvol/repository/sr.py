@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # In memory: a boot removes it, together with all that it records.
 DIRECTORY = "/var/run/nonpersistent/zfs-vol"
+# On the host's disk: what outlives a boot, or is too large for memory.
+LASTING = "/var/lib/zfs-vol"
 
 _ATTACHED = "attached"
 _UNFINISHED = "unfinished"

@@ -8,7 +8,7 @@ Arguments and results are those of the SMAPIv3 interface; for `domain`, see `rep
 import binascii
 
 from zfsvol import naming
-from zfsvol.repository import attachment, mirror, moved
+from zfsvol.repository import attachment, mirror, moved, recording
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository.record import NODE, READ, WRITE, Locked, Record
@@ -50,11 +50,22 @@ def _activate(uri: str, domain: str, mode: str) -> None:
         attachment.activate(record, domain, mode)
 
 
+def import_activate(dbg: str, uri: str, domain: str) -> str:
+    """Starts the recorder of a disk that moves here, for the domain that has the VDI activated. Idempotent.
+
+    Returns the path of a Unix socket. It takes one connection to the source, as a descriptor (SCM_RIGHTS) with any
+    text, and NBD is served over that. Raises InvalidArgument, StorageError. See `repository.recording`.
+    """
+    with _record(uri) as record:
+        return recording.start(record, domain)
+
+
 def deactivate(dbg: str, uri: str, domain: str) -> None:
     """Ends the domain's lease; its writes have reached ZFS by then, and the other end of a migration. Idempotent.
 
-    Raises TapdiskFailed and CommandTimeout if a tapdisk does not close the zvol; then the domain keeps its lease.
-    Raises StorageError, once, if the migrated disk is not complete at the other end; then the lease has ended.
+    Raises StorageError, TapdiskFailed and CommandTimeout if a recorder or a tapdisk does not close the zvol; then the
+    domain keeps its lease. Raises StorageError, once, if the migrated disk is not complete at the other end; then the
+    lease has ended.
     """
     root, key = naming.parse_uri(uri)
     with Locked(SR(root.dataset), key) as record:

@@ -35,7 +35,7 @@ def query_datapath(dbg: str) -> "dict[str, object]":
 
     Not NONPERSISTENT: without it the client clones a disk that is to be reset at boot, which takes a moment.
     """
-    return _description("zvol", "ZFS volumes", "Gives zvols to VMs: by tapdisk, or by blkback", [], {})
+    return _description("zvol", "ZFS volumes", "Gives zvols to VMs: by tapdisk, or by blkback", ["VDI_MIRROR_IN"], {})
 
 
 def _description(

@@ -9,7 +9,7 @@ from zfsvol import log, naming, properties
 from zfsvol.errors import SRInUse, SRUnavailable, StorageError
 from zfsvol.host import lock
 from zfsvol.naming import Root
-from zfsvol.repository import attachment, creation, discovery, health, leftovers, release, repair
+from zfsvol.repository import attachment, creation, discovery, health, leftovers, recording, release, repair
 from zfsvol.repository import sr as srs
 from zfsvol.repository.discovery import Place
 from zfsvol.repository.sr import ALONE, SR
@@ -145,6 +145,7 @@ def _take(sr: SR, guid: str, given: "dict[str, str]", *, is_new: bool) -> None:
     with sr.locked(ALONE):
         repair.repair(sr)
         leftovers.hide_unused(sr)
+        recording.sweep(sr)
         sr.mark_attached(guid)
 
 

@@ -63,6 +63,7 @@ DATAPATH: "Verbs" = {
     "Datapath.attach": ("datapath", "attach", _DOMAIN),
     "Datapath.activate": ("datapath", "activate", _DOMAIN),
     "Datapath.activate_readonly": ("datapath", "activate_readonly", _DOMAIN),
+    "Datapath.import_activate": ("datapath", "import_activate", _DOMAIN),
     "Datapath.deactivate": ("datapath", "deactivate", _DOMAIN),
     "Datapath.detach": ("datapath", "detach", _DOMAIN),
     "Data.mirror": ("data", "mirror", {"uri": str, "domain": str, "remote": str}),
