@@ -17,7 +17,7 @@ SLOW |= {"tempfile", "threading", "traceback", "typing", "uuid"}
 
 # The datapath's, which a verb needs only for a disk that is attached. SR.attach looks for what is left of attachments.
 DATAPATH_ONLY = {"zfsvol.host.tapdisk", "zfsvol.host.bounded", "zfsvol.zfs.node", "zfsvol.repository.attachment"}
-NEEDS_DATAPATH = {"datapath", "sr_attach"}
+NEEDS_DATAPATH = {"datapath", "sr_attach", "volume_compose"}
 
 # Other programs' snapshots, half done work and messages of zpool concern few verbs.
 NEEDS_FAMILY = {"sr", "sr_stat", "sr_attach", "sr_destroy"}

@@ -363,6 +363,16 @@ class TestInspect:
         assert [(finding.is_wrong, bool(finding.mend)) for finding in found] == [(False, False), (True, True)]
         assert found[1].text == f"{GRAVE} is removed and holds {MIB} bytes that nobody needs"
 
+    def test_killed_compose(self):
+        """The parent has its leaf's settings already. It may have data that is nowhere else."""
+        parent = zvol(**{naming.VDI_COMPOSED: B})
+        found = only_finding({A: zvol(), f".revert-{A}": parent})
+        assert found.text == f"a compose with {B} of {A} was interrupted before it had any effect"
+        assert found.mend
+        found = only_finding({f".revert-{A}": parent})
+        assert found.text == f"a compose with {B} of {A} was interrupted"
+        assert found.mend
+
     def test_removed_that_a_killed_revert_has_left(self):
         """Neither may replace the other."""
         datasets = {A: removed(), f".revert-{A}": removed(), f"{A}@a": point(), f".revert-{A}@a": point()}

@@ -10,8 +10,8 @@ from is renamed. So an SR's root holds nothing but:
   <zvol>@mirror-<operation>-<n>   while a disk is copied to another SR: what is copied; the job's snapshots
   <zvol>@<other>      a snapshot of another program or person
   .gone-<uuid>.<n>    a removed VDI with at least one such snapshot; it has the property zfsvol:removed
-  .revert-<uuid>      during Volume.revert and data_destroy: the zvol that becomes the VDI; if there is no other, it is
-                      the VDI
+  .revert-<uuid>      during Volume.revert, data_destroy and compose: the zvol that becomes the VDI; if there is no
+                      other, it is the VDI
   <zvol>#cbt-<uuid>   the moment of a snapshot whose data was destroyed; the VDI's property zfsvol:cbt-metadata names it
 """
 

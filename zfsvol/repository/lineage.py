@@ -28,8 +28,9 @@ _SPACE_PAUSE = 0.25
 # Block size of a zvol that will never hold data; divides all sizes of VDIs.
 _EMPTY = 128 << 10
 
-# Properties not carried over by a revert: the size comes from the snapshot, volmode belongs to the datapath.
-_NOT_KEPT = ("volsize", "volmode")
+# Properties that a VDI does not keep when another zvol takes its place: the size is the other's, volmode belongs to the
+# datapath, and the last says where its present zvol comes from.
+_NOT_KEPT = ("volsize", "volmode", naming.VDI_COMPOSED)
 
 
 def inherited(source: VDI) -> "dict[str, str]":
@@ -181,15 +182,22 @@ def prepare_revert(sr: SR, source: VDI, target: VDI) -> None:
 
     `target.values` are these settings. Raises NoSpace.
     """
-    values = dict(target.values)
+    values = _kept(target)
     if values.get("refreservation", "0") not in ("0", "none"):
         values["refreservation"] = "auto"
-    # The clone-on-boot temporary has the old content.
-    temporary = properties.key_property(naming.TEMPORARY)
-    for name in [name for name in values if name in _NOT_KEPT or name.partition(".")[0] == temporary]:
-        del values[name]
     name = naming.revert_name(target.key)
     _prepare(sr, name, lambda: make(sr, source, name, files.new_uuid(), values))
+
+
+def _kept(vdi: VDI) -> "dict[str, str]":
+    """The VDI's settings that go to the zvol that takes its place. `vdi.values` are all of its settings."""
+    # The clone-on-boot temporary has the old content.
+    temporary = properties.key_property(naming.TEMPORARY)
+    return {
+        name: value
+        for name, value in vdi.values.items()
+        if name not in _NOT_KEPT and name.partition(".")[0] != temporary
+    }
 
 
 def prepare_data_destroy(sr: SR, source: VDI, base: Base) -> None:
@@ -212,8 +220,52 @@ def _prepare(sr: SR, name: str, create: "Callable[[], object]") -> None:
     try:
         create()
     except Exists:  # a verb was killed before it had any effect
-        discard(sr, name)
+        give_up(sr, str(naming.reverted(name)))
         create()
+
+
+def prepare_compose(sr: SR, parent: VDI, leaf: VDI) -> None:
+    """The first steps of Volume.compose: gives the parent's zvol the leaf's settings, then the name of its replacement.
+
+    `values` of both are their settings. A reservation stays: a parent was made like its leaf. After a crash in between
+    the parent is there, perhaps with the leaf's settings; after a crash at the end `give_up` gives it its name again.
+    Raises NoSpace, Busy.
+    """
+    values = _kept(leaf)
+    values[naming.VDI_COMPOSED] = parent.key
+    own = {name: value for name, value in values.items() if ":" in name}
+    unneeded = [name for name in parent.values if ":" in name and name not in own]
+    programs.set_on_vdis(sr.zfs, [parent.zvol], own, unneeded)
+    native = {
+        name: value
+        for name, value in values.items()
+        if ":" not in name and name != "refreservation" and parent.values.get(name) != value
+    }
+    if native:
+        changes.set_properties(sr.zfs, parent.zvol, native)
+    name = sr.volume(naming.revert_name(leaf.key))
+    try:
+        changes.rename(sr.zfs, parent.zvol, name)
+    except Exists:  # as in `_prepare`
+        give_up(sr, leaf.key)
+        changes.rename(sr.zfs, parent.zvol, name)
+
+
+def give_up(sr: SR, key: str) -> None:
+    """Undoes a revert, a data_destroy or a compose of a VDI that has not replaced the VDI yet. Idempotent.
+
+    The zvol that was made for it is discarded; the parent of a compose gets its own name again.
+    """
+    name = naming.revert_name(key)
+    try:
+        values = datasets.settings(sr.zfs, sr.volume(name))
+    except Missing:
+        return
+    parent = values.get(naming.VDI_COMPOSED)
+    if parent is None:
+        discard(sr, name)
+    else:
+        _move(sr, sr.volume(name), sr.volume(parent))
 
 
 def finish_revert(sr: SR, key: str) -> None:

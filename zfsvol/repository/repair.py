@@ -82,12 +82,12 @@ def _inspect_zvol(found: Family, name: str, values: "dict[str, str]") -> "list[F
 
 
 def _inspect_revert(found: Family, name: str, target: str) -> Finding:
+    parent = found.zvols[name].get(naming.VDI_COMPOSED)
+    what = "a revert or a data_destroy" if parent is None else f"a compose with {parent}"
     if vdi.is_vdi(target, found.zvols.get(target, {})):
-        text = f"a revert or a data_destroy of {target} was interrupted before it had any effect"
-        return Finding(text, lambda sr: lineage.discard(sr, name))
-    return Finding(
-        f"a revert or a data_destroy of {target} was interrupted", lambda sr: lineage.finish_revert(sr, target)
-    )
+        text = f"{what} of {target} was interrupted before it had any effect"
+        return Finding(text, lambda sr: lineage.give_up(sr, target))
+    return Finding(f"{what} of {target} was interrupted", lambda sr: lineage.finish_revert(sr, target))
 
 
 def _was_never_used(found: Family, name: str, values: "dict[str, str]") -> bool:

@@ -7,7 +7,7 @@ transaction. So after a crash at any moment, each VDI is unchanged or changed as
 
 from zfsvol import log, naming
 from zfsvol.errors import InvalidArgument, InvalidSize, NoSpace, StorageError, VDIInUse, VDIUnavailable
-from zfsvol.repository import idle, lineage
+from zfsvol.repository import idle, lineage, recording
 from zfsvol.repository import record as records
 from zfsvol.repository import sr as srs
 from zfsvol.repository import vdi as vdis
@@ -61,25 +61,26 @@ def revert(dbg: str, sr: str, snapshot: str, key: str) -> None:
         idle.require_idle(record, "reverted")
         with _Temporary(found, key, "reverted") as temporary, found.locked(ALONE):
             # Before reading the snapshot: the rename may change the snapshot's origin.
-            target = _renamed(found, found.vdi(key, datasets.settings), datasets.settings)
+            target = renamed(found, found.vdi(key, datasets.settings), datasets.settings)
             source = found.vdi(snapshot)
             _require_revertible(source, target)
             temporary.require_same(target)
             lineage.prepare_revert(found, source, target)
-            left = _replaced(record, "reverted")
+            left = replaced(record, "reverted")
             temporary.forget()
             # From here on the VDI has its new content, whatever happens.
-            _tidy(found, key, lambda: lineage.take_place(found, key, left))
+            tidy(found, key, lambda: lineage.take_place(found, key, left))
 
 
-def _replaced(record: Record, done: str, *, bookmark: "str | None" = None) -> Left:
-    """Removes the VDI, whose replacement is made already, and its node; without success, discards the replacement."""
+def replaced(record: Record, done: str, *, bookmark: "str | None" = None) -> Left:
+    """Removes the VDI, whose replacement is made already, with its node; without success, the replacement goes."""
     try:
         left = lineage.remove(record.sr, record.key, "replace", done, bookmark=bookmark)
     except StorageError:
-        lineage.discard(record.sr, naming.revert_name(record.key))
+        lineage.give_up(record.sr, record.key)
         raise
     idle.withdraw_node(record)
+    recording.forget(record.sr, record.key)
     return left
 
 
@@ -112,8 +113,8 @@ def data_destroy(dbg: str, sr: str, key: str) -> None:
         base = changelist.learn(found, key)
         with found.locked(ALONE):
             lineage.prepare_data_destroy(found, found.vdi(key), base)
-            left = _replaced(record, "changed", bookmark=base.bookmark)
-            _tidy(found, key, lambda: lineage.take_place(found, key, left))
+            left = replaced(record, "changed", bookmark=base.bookmark)
+            tidy(found, key, lambda: lineage.take_place(found, key, left))
 
 
 def _require_destroyable(vdi: VDI) -> None:
@@ -127,7 +128,7 @@ def _require_destroyable(vdi: VDI) -> None:
         raise InvalidArgument(f"The snapshot {vdi.key} was made writable, and may hold data that nothing else has.")
 
 
-def _renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
+def renamed(sr: SR, vdi: VDI, reader: "Callable[..., dict[str, str]]" = datasets.properties) -> VDI:
     """The VDI, after its zvol has got its final name. Raises NoSpace, Busy."""
     if vdi.is_renamed:
         return vdi
@@ -151,21 +152,23 @@ def destroy(dbg: str, sr: str, key: str) -> None:
             try:
                 left = _removed(found, key)
             except VDIUnavailable:
+                recording.forget(found, key)
                 record.forget()
                 return
             idle.withdraw_node(record)
+            recording.forget(found, key)
             record.forget()
             temporary.forget()
-            _tidy(found, key, lambda: lineage.bury(found, left))
+            tidy(found, key, lambda: lineage.bury(found, left))
             if found.may_keep:
-                _tidy(found, key, lambda: lineage.prune_graves(found))
+                tidy(found, key, lambda: lineage.prune_graves(found))
 
 
 def _removed(sr: SR, key: str) -> Left:
     try:
         return lineage.remove(sr, key, "remove", "destroyed")
     except Missing:
-        _renamed(sr, sr.vdi(key))
+        renamed(sr, sr.vdi(key))
         return lineage.remove(sr, key, "remove", "destroyed")
 
 
@@ -220,7 +223,7 @@ class _Temporary:
             self._record.forget()
 
 
-def _tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
+def tidy(sr: SR, key: str, action: "Callable[[], object]") -> None:
     """Runs the steps after the change itself. A failure is left to SR.attach and shown in the SR's health."""
     try:
         action()

@@ -50,7 +50,7 @@ def unset(dbg: str, sr: str, key: str, k: str) -> None:
 def clear(sr: SR, vdi: VDI, name: str) -> None:
     """Unsets this property of the VDI, if it is set. Raises VDIUnavailable."""
     if name in vdi.values:
-        _require_changed(sr, vdi.key, programs.unset_on_vdi(sr.zfs, vdi.zvol, name))
+        _require_changed(sr, vdi.key, programs.set_on_vdis(sr.zfs, [vdi.zvol], {}, [name]))
 
 
 def _require_changed(sr: SR, key: str, changed: int) -> None:

@@ -43,6 +43,7 @@ VOLUME: "Verbs" = {
     "Volume.revert": ("volume_idle", "revert", {"sr": str, "snapshot": str, "key": str}),
     "Volume.destroy": ("volume_idle", "destroy", VDI),
     "Volume.resize": ("volume_idle", "resize", {"sr": str, "key": str, "new_size": int}),
+    "Volume.compose": ("volume_compose", "compose", {"sr": str, "key": str, "key2": str}),
     "Volume.data_destroy": ("volume_idle", "data_destroy", VDI),
     "Volume.enable_cbt": ("volume_changes", "enable_cbt", VDI),
     "Volume.disable_cbt": ("volume_changes", "disable_cbt", VDI),

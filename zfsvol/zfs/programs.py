@@ -148,22 +148,14 @@ def _removal(root: str, *words: str) -> "list[str]":
     return ["zfs", "program", "-j", root.partition("/")[0], _REMOVE, *own, *words]
 
 
-def set_on_vdis(pool: Pool, names: "list[str]", values: "dict[str, str]") -> int:
-    """Sets user properties on VDIs, a thousand VDIs in one transaction; returns how many were changed.
+def set_on_vdis(pool: Pool, names: "list[str]", values: "dict[str, str]", unset: "Sequence[str]" = ()) -> int:
+    """Sets and unsets user properties of VDIs, a thousand VDIs in one transaction; returns how many were changed.
 
-    Skips datasets that do not exist or are removed VDIs; `zfs set` would change the remains of a removed one. Raises
-    NoSpace.
+    Skips datasets that do not exist or are removed VDIs; `zfs set` would change the remains of a removed one. What is
+    to be unset need not be set. Raises NoSpace.
     """
     pairs = [word for pair in values.items() for word in pair]
-    return _set(pool, names, ["set", str(len(values)), *pairs])
-
-
-def unset_on_vdi(pool: Pool, dataset: str, name: str) -> int:
-    """Unsets a user property of a VDI; it need not be set. Returns 0 if the dataset is no VDI, else 1."""
-    return _set(pool, [dataset], ["unset", "1", name, "-"])
-
-
-def _set(pool: Pool, names: "list[str]", words: "list[str]") -> int:
+    words = [str(len(values)), str(len(unset)), *pairs, *unset]
     changed = 0
     for start in range(0, len(names), _SET_AT_ONCE):
         some = names[start : start + _SET_AT_ONCE]
