@@ -140,7 +140,7 @@ def record(vdi: VDI, *, taken: int) -> "dict[str, object]":
     """The interface's `volume` record of a VDI that uses `taken` bytes of the pool."""
     keys = vdi.keys
     # Storage migration treats all VDIs with the same content_id as having a common base, even if it is empty.
-    keys.setdefault(naming.CONTENT, vdi.key)
+    keys[naming.CONTENT] = keys.get(naming.CONTENT) or vdi.key
     return {
         "key": vdi.key,
         "uuid": vdi.key,

@@ -78,7 +78,7 @@ def snapshot(dbg: str, sr: str, key: str) -> "dict[str, object]":
             (naming.IS_A_SNAPSHOT, "true"),
             (naming.SNAPSHOT_OF, key),
             (naming.SNAPSHOT_TIME, time.strftime(naming.DATE, time.gmtime())),
-            (naming.CONTENT, source.keys.get(naming.CONTENT, key)),
+            (naming.CONTENT, source.keys.get(naming.CONTENT) or key),
         ):
             values.update(properties.encode_key(name, value))
         _make(found, source, uuid, values)
