@@ -2,12 +2,12 @@
 """The wire format of NBD: numbers and layouts of messages. All numbers are big-endian.
 
 The names of the specification (doc/proto.md of NetworkBlockDevice/nbd) stand beside those that differ from them. Only
-what the driver uses is here: the fixed newstyle handshake, and simple replies.
+what the driver uses is here: the fixed newstyle handshake of a client, the oldstyle one of a server, simple replies.
 """
 
 import struct
 
-# The server's greeting: MAGIC, STYLE, its flags. A server of the old style has another number for STYLE.
+# The server's greeting: MAGIC, STYLE, its flags.
 GREETING = struct.Struct(">QQH")
 MAGIC = 0x4E42444D41474943  # NBDMAGIC
 STYLE = 0x49484156454F5054  # IHAVEOPT
@@ -15,6 +15,10 @@ STYLE = 0x49484156454F5054  # IHAVEOPT
 FIXED_NEWSTYLE = 1
 NO_ZEROES = 2
 CLIENT_FLAGS = struct.Struct(">I")
+
+# The whole handshake of the old style: MAGIC, OLD_STYLE, size in bytes, flags of the export.
+OLD_GREETING = struct.Struct(">QQQI124x")
+OLD_STYLE = 0x00420281861253
 
 # The client's options: STYLE, option, length of the data that follow.
 OPTION = struct.Struct(">QII")
@@ -56,6 +60,7 @@ SEND_WRITE_ZEROES = 1 << 6
 # A request: REQUEST_MAGIC, flags, command, handle, offset, length; the data of CMD_WRITE follow.
 REQUEST = struct.Struct(">IHHQQI")
 REQUEST_MAGIC = 0x25609513
+CMD_READ = 0
 CMD_WRITE = 1
 CMD_DISC = 2
 CMD_FLUSH = 3

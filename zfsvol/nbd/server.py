@@ -6,28 +6,17 @@ Offsets and lengths are bytes. Memory is bounded: data passes through one buffer
 """
 
 import errno
-import struct
 
 from zfsvol.errors import StorageError
+from zfsvol.nbd import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Callable
 
-_GREETING = struct.Struct(">8sQQI124x")
-_MAGIC = b"NBDMAGIC"
-_OLD_STYLE = 0x00420281861253
-_HAS_FLAGS = 1
-_CAN_FLUSH = 4
-
-_REQUEST = struct.Struct(">II8sQI")
-_REPLY = struct.Struct(">II8s")
-_REQUEST_MAGIC = 0x25609513
-_REPLY_MAGIC = 0x67446698
-READ, WRITE, DISCONNECT, FLUSH = range(4)
-# The protocol's own numbers of errors.
-_EIO, _EINVAL, _ENOSPC = 5, 22, 28
+# The errors that the client is told: of Linux's errno, which the protocol has taken its numbers from.
+_TOLD = (errno.EINVAL, errno.ENOSPC)
 
 _BUFFER = 1 << 20
 # Seconds that the client may take to send the rest of a request, or to take an answer.
@@ -91,31 +80,32 @@ class _Session:
         self._is_idle = False  # the client has disconnected, and not asked anything since
 
     def greet(self) -> None:
-        self._send(_GREETING.pack(_MAGIC, _OLD_STYLE, self._disk.size, _HAS_FLAGS | _CAN_FLUSH))
+        flags = protocol.HAS_FLAGS | protocol.SEND_FLUSH
+        self._send(protocol.OLD_GREETING.pack(protocol.MAGIC, protocol.OLD_STYLE, self._disk.size, flags))
 
     def answer_next(self) -> bool:
         """Carries out one request; False if the client has gone instead. Raises Broken, _Lost."""
         try:
-            header = self._receive(_REQUEST.size)
+            header = self._receive(protocol.REQUEST.size)
         except _Lost as lost:
             # Who closes a socket with an unread greeting resets the connection.
             if lost.done == 0 and (lost.is_end or self._is_idle):
                 return False
             raise
         self._is_idle = False
-        magic, command, handle, offset, length = _REQUEST.unpack(header)
-        if magic != _REQUEST_MAGIC:
+        magic, flags, command, handle, offset, length = protocol.REQUEST.unpack(header)
+        if magic != protocol.REQUEST_MAGIC:
             raise Broken(f"the client has sent {magic:#x} in place of a request")
-        if command == DISCONNECT:
+        if command == protocol.CMD_DISC:
             return self._disconnect()
-        if command not in (READ, WRITE, FLUSH):
-            raise self._refused(handle, _EINVAL, f"the client has sent the unknown command {command:#x}")
+        if flags or command not in (protocol.CMD_READ, protocol.CMD_WRITE, protocol.CMD_FLUSH):
+            raise self._refused(handle, errno.EINVAL, f"the client has sent the unknown command {command}, {flags:#x}")
         if offset + length > self._disk.size:
-            raise self._refused(handle, _EINVAL, f"the client wants {length} bytes at {offset}, beyond the end")
+            raise self._refused(handle, errno.EINVAL, f"the client wants {length} bytes at {offset}, beyond the end")
         try:
             self._carry_out(command, handle, offset, length)
         except OSError as error:  # the disk's; the connection's are _Lost
-            number = {errno.ENOSPC: _ENOSPC, errno.EINVAL: _EINVAL}.get(error.errno or 0, _EIO)
+            number = error.errno if error.errno in _TOLD else errno.EIO
             raise self._refused(handle, number, f"{length} bytes at {offset}: {error}") from None
         return True
 
@@ -131,16 +121,16 @@ class _Session:
             raise Broken(f"the data cannot be flushed: {error}") from None
         return True
 
-    def _carry_out(self, command: int, handle: bytes, offset: int, length: int) -> None:
+    def _carry_out(self, command: int, handle: int, offset: int, length: int) -> None:
         end = offset + length
-        if command == READ:
+        if command == protocol.CMD_READ:
             # The first piece before the reply, which says whether it can be read.
             piece = self._disk.read(offset, min(length, _BUFFER))
             self._reply(handle)
             self._send(piece)
             self._send_from(offset + _BUFFER, end)
             return
-        if command == WRITE:
+        if command == protocol.CMD_WRITE:
             for start in range(offset, end, _BUFFER):
                 self._disk.write(start, self._receive(min(end - start, _BUFFER)))
         else:
@@ -155,7 +145,7 @@ class _Session:
                 raise Broken(f"reading at {start}: {error}") from None
             self._send(piece)
 
-    def _refused(self, handle: bytes, number: int, why: str) -> Broken:
+    def _refused(self, handle: int, number: int, why: str) -> Broken:
         """Tells the client of an error; returns the error to raise."""
         try:
             self._reply(handle, number)
@@ -163,8 +153,8 @@ class _Session:
             pass  # the first error is the one to know
         return Broken(why)
 
-    def _reply(self, handle: bytes, number: int = 0) -> None:
-        self._send(_REPLY.pack(_REPLY_MAGIC, number, handle))
+    def _reply(self, handle: int, number: int = 0) -> None:
+        self._send(protocol.REPLY.pack(protocol.REPLY_MAGIC, number, handle))
 
     def _send(self, data: bytes) -> None:
         try:

@@ -294,7 +294,9 @@ def drop_ended_migrations(record: Record, domains: "list[str]") -> bool:
 def ended_migrations(record: Record, domains: "list[str]") -> "list[str]":
     """Those of the domains that are storage migrations without a connection."""
     ended = [domain for domain in domains if records.is_migration(domain)]
-    return ended if ended and record.tapdisk is not None and not _tapdisk(record).has_clients() else []
+    if not ended or record.tapdisk is None or recording.is_running(record) or _tapdisk(record).has_clients():
+        return []
+    return ended
 
 
 def _detach_vanished(record: Record, domain: str) -> None:

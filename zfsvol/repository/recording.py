@@ -95,6 +95,11 @@ def start(record: Record, domain: str) -> str:
             time.sleep(_PAUSE)
 
 
+def is_running(record: Record) -> bool:
+    """Whether a recorder may still write to the VDI."""
+    return exists(record.sr, record.key) and _job(record.sr, record.key).is_running()
+
+
 def _writer(record: Record, domain: str) -> str:
     """The domain, by the name under which it has activated the VDI for writing: dom0 has one for each datapath."""
     for known, mode in record.active.items():
