@@ -52,13 +52,15 @@ class Guest:
         """Runs a command in it and returns its stdout."""
         return self._vm("exec", "--", *argv)
 
-    def begin(self, *argv: str) -> "subprocess.Popen[str]":
+    def begin(
+        self, *argv: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         """Starts a command in it. Its stdout can be read while it runs."""
         return subprocess.Popen(
             [VM, "exec", "--name", self.name, "--", *argv],
             cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
             text=True,
         )
 

@@ -47,7 +47,9 @@ def two_srs(tmp_path_factory: "pytest.TempPathFactory") -> "Iterator[Tuple[str, 
 
 
 class Writer:
-    """A VM that writes its disk, and what the disk then holds."""
+    """A VM that writes its disk, and what the disk then holds. `interval`: seconds between two writes."""
+
+    interval = 0.01
 
     def __init__(self, disk: Disk, given: "Dict[str, Any]", seed: int = 1) -> None:
         self.content = bytearray(SIZE)
@@ -71,7 +73,7 @@ class Writer:
         self.write(offset, bytes(length) if zero else noise(self._random.randrange(1 << 30), length))
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(self.interval):
             self.step()
 
     def start(self) -> None:
