@@ -91,9 +91,9 @@ class _Mirror:
                     self._report(state=mirror.IN_STEP, was_in_step=True, progress=1.0)
                     self._wait()
             self._obey()
-            pause, moved = self._pass()
+            self._pass()
             self._client.close()
-            log.info(f"{self._zvol}: the mirror is complete: the VM waited {pause:.1f} s for the last {human(moved)}")
+            log.info(f"{self._zvol}: the mirror is complete; the VM waited {self._orders.waited():.1f} s for it")
             self._report(state=FINISHED)
         finally:
             try:
@@ -106,8 +106,8 @@ class _Mirror:
         if self._orders.finish and not self._pace.is_close:
             raise StorageError("The disk was deactivated before the copy was complete.")
 
-    def _pass(self) -> "tuple[float, int]":
-        """Copies what was written since the last pass. Returns the seconds that it took, and the bytes."""
+    def _pass(self) -> None:
+        """Copies what was written since the last pass."""
         began, before = time.monotonic(), self._moved
         base = self._base
         target = self._snapshot()
@@ -137,7 +137,6 @@ class _Mirror:
             log.info(f"{self._zvol}: pass {self._passes} of the mirror: {human(moved)} in {seconds:.1f} s")
         if not self._orders.finish:
             self._pace.passed(moved, seconds)
-        return seconds, moved
 
     def _snapshot(self) -> _Moment:
         written = self._written()

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+import time
 
 import daemon
 
@@ -32,14 +33,20 @@ class Orders:
         self.stop = False
         self.finish = False
         self.changed = threading.Event()
+        self._since = 0.0
 
     def take(self, number: int, _frame: object = None) -> None:
         """A signal has come."""
         if number == signal.SIGTERM:
             self.stop = True
-        else:
+        elif not self.finish:
             self.finish = True
+            self._since = time.monotonic()
         self.changed.set()
+
+    def waited(self) -> float:
+        """Seconds since it was told to finish."""
+        return time.monotonic() - self._since
 
     def obey(self) -> None:
         """Raises Stopped if it is to end at once."""
