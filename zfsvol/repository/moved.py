@@ -22,19 +22,31 @@ _EMPTY = 1 << 20  # bytes that a zvol references before anything is written to i
 def note_detach(record: Record) -> None:
     """A storage migration was detached from a VDI that it had not attached."""
     files.write(record.let_go, "")
+    directory = os.path.dirname(record.let_go)
+    for name in files.names(directory):
+        path = os.path.join(directory, name)
+        if not _is_recent(path):
+            files.remove(path)
+
+
+def _is_recent(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime < _LIMIT
+    except FileNotFoundError:
+        return False
 
 
 def require_no_detach(record: Record) -> None:
-    """Raises VDIInUse if that was just now, and the VDI holds data; forgets it otherwise."""
-    age = time.time() - os.stat(record.let_go).st_mtime
+    """Raises VDIInUse if that was just now, and the VDI holds data."""
+    if not _is_recent(record.let_go):
+        return
     try:
         ((size,),) = datasets.listing(record.sr.zfs, record.zvol, types="volume", columns=("logicalreferenced",))
     except Missing:
-        size = "0"
-    if age < _LIMIT and int(size) > _EMPTY:
+        return
+    if int(size) > _EMPTY:
         raise VDIInUse(
             f"The VDI {record.key} was not destroyed: a storage migration that had ended has just been detached from "
             "it, so this may be xapi, which cancels ended migrations when its toolstack restarts. To destroy the disk, "
             "try again in a minute."
         )
-    files.remove(record.let_go)

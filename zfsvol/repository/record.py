@@ -14,7 +14,7 @@ import os
 from zfsvol import naming
 from zfsvol.errors import StorageError
 from zfsvol.host import files, lock
-from zfsvol.repository.sr import SR
+from zfsvol.repository.sr import LET_GO, SR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ NODE = "node"
 TAPDISK = "tapdisk"
 
 _SUFFIX = ".json"
-_LET_GO = ".let-go"
 
 
 class Record:
@@ -54,7 +53,7 @@ class Record:
     @property
     def let_go(self) -> str:
         """The path of the file that says that a storage migration was detached without having attached: see `moved`."""
-        return self.path[: -len(_SUFFIX)] + _LET_GO
+        return os.path.join(self.sr.directory, LET_GO, self.key)
 
     @property
     def zvol(self) -> str:

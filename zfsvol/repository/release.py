@@ -6,7 +6,7 @@ The datapath's modules are imported only if there is an attachment, as in `idle`
 
 from zfsvol import log
 from zfsvol.errors import SRInUse, StorageError
-from zfsvol.host import files, lock
+from zfsvol.host import lock
 from zfsvol.repository import links, recording
 from zfsvol.repository import record as records
 from zfsvol.repository.record import Locked, Record
@@ -113,7 +113,6 @@ def release(sr: SR) -> None:
 
         record = records.read(sr, key)
         record.attached.clear()
-        files.remove(record.let_go)
         if not attachment.forget_unused(record):
             raise SRInUse(
                 f"The SR {sr.uuid} is in use: something has {record.node} open, the device of the VDI {key}. "

@@ -31,6 +31,7 @@ LASTING = "/var/lib/zfs-vol"
 _ATTACHED = "attached"
 _UNFINISHED = "unfinished"
 _KEPT = "kept"
+LET_GO = "released"  # a directory, see repository.moved
 
 # How a verb opens an SR.
 READ = "read"  # changes nothing; shares the lock and does not queue behind waiting verbs
@@ -126,8 +127,13 @@ class SR(Root):
 
     def mark_detached(self) -> None:
         """Marks the SR as not attached. Idempotent."""
-        for name in (_ATTACHED, _UNFINISHED, _KEPT):
+        moved = [os.path.join(LET_GO, name) for name in files.names(os.path.join(self.directory, LET_GO))]
+        for name in (_ATTACHED, _UNFINISHED, _KEPT, *moved):
             files.remove(os.path.join(self.directory, name))
+        try:
+            os.rmdir(os.path.join(self.directory, LET_GO))
+        except FileNotFoundError:
+            pass
         if os.path.isdir(DIRECTORY):
             os.utime(DIRECTORY)
         path = self.directory
