@@ -39,7 +39,7 @@ _REPORT_INTERVAL = 0.25
 _LOOK_INTERVAL = 0.2  # for orders and the end of the connection, while there is nothing to copy
 _PASS_INTERVAL = 1.0  # between two passes of a copy that is in step, at least
 _SHARE = 3  # a pass that took a second is followed by three without one: of twelve jobs at once, none slows all others
-_BLIND_INTERVAL = 30.0  # likewise, if the kernel does not tell whether something was written
+_BLIND_INTERVAL = 30.0  # likewise, if nothing was written: the kernel does not count what is freed
 
 _NEARLY = 0.99  # the progress before the copy is in step
 
@@ -129,7 +129,7 @@ class _Mirror:
         run.send()
         self._client.flush()
         self._base = target
-        if base is not None:
+        if base is not None and not self._orders.finish:  # the last ones go while nobody waits
             changes.destroy(self._pool, base.name)
         seconds, moved = time.monotonic() - began, self._moved - before
         self._passes += 1
@@ -157,11 +157,8 @@ class _Mirror:
             self._orders.obey()
             self._client.check()
             waited = time.monotonic() - began
-            written = self._written()
-            if written is None or self._base is None:
-                if waited >= _BLIND_INTERVAL:
-                    return
-            elif written != self._base.written and waited >= max(_PASS_INTERVAL, _SHARE * self._pace.pause):
+            is_written = self._base is None or self._written() != self._base.written
+            if waited >= (max(_PASS_INTERVAL, _SHARE * self._pace.pause) if is_written else _BLIND_INTERVAL):
                 return
             self._orders.changed.wait(_LOOK_INTERVAL)
 

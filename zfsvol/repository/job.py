@@ -117,6 +117,15 @@ class Job:
                 return
             time.sleep(_PAUSE)  # it has just started
 
+    def concludes(self, limit: float) -> bool:
+        """Waits until its state is its last one, for up to `limit` seconds; returns whether it is."""
+        end = time.monotonic() + limit
+        while self.read()["state"] not in (FAILED, FINISHED):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
     def ends(self, limit: float) -> bool:
         """Waits until its process has ended, for up to `limit` seconds; returns whether it has."""
         end = time.monotonic() + limit

@@ -27,7 +27,9 @@ KIND = "mirror"
 COPYING = "copying"
 IN_STEP = "in step"  # all is copied but for what was written just now
 
-_FINISH_LIMIT = 1800  # seconds; the limits of the job itself end it before
+# Seconds.
+_FINISH_LIMIT = 1800  # the limits of the job itself end it before
+_CLEAR_LIMIT = 120
 
 
 def job(sr: SR, key: str) -> Job:
@@ -62,8 +64,11 @@ def found(operation: str) -> "tuple[Job, dict[str, Any]]":
 
 
 def is_running(sr: SR, key: str) -> bool:
-    """Whether the VDI is being mirrored."""
-    return job(sr, key).is_running()
+    """Whether the VDI is being mirrored. Waits for a job that only has to clear up."""
+    named = job(sr, key)
+    if not named.is_running():
+        return False
+    return not (named.read()["state"] in (FAILED, FINISHED) and named.ends(_CLEAR_LIMIT))
 
 
 def described(sr: SR, key: str) -> "str | None":
@@ -99,6 +104,7 @@ def clear(sr: SR, key: str) -> None:
     Raises nothing: what stays is removed by SR.attach. The caller holds the VDI's lock.
     """
     ended = job(sr, key)
+    ended.ends(_CLEAR_LIMIT)
     try:
         operation = ended.read()["operation"]
         drop_snapshots(sr, key, operation)
@@ -141,8 +147,9 @@ def detached(sr: SR, key: str) -> None:
 
 
 def _end(named: Job) -> None:
+    """Does not wait until it has cleared up: a VM waits for this."""
     named.signal(signal.SIGUSR1)
-    if not named.ends(_FINISH_LIMIT):
+    if not named.concludes(_FINISH_LIMIT):
         named.signal(signal.SIGKILL)
 
 
@@ -153,7 +160,7 @@ def require_complete(sr: SR, key: str, domain: "str | None") -> None:
     has the disk attached any more, whomever the copy was for.
     """
     named = job(sr, key)
-    if not named.exists() or named.is_running():
+    if not named.exists():
         return
     state = named.read()
     if domain not in (None, state.get("domain")):
@@ -178,7 +185,7 @@ def activated(sr: SR, key: str) -> None:
     A VM that reboots while it is migrated does that. xapi asks for the job's state before it gives the disk up.
     """
     named = job(sr, key)
-    if named.exists() and not named.is_running():
+    if named.exists():
         state = named.read()
         if state["state"] == FINISHED:
             named.write(dict(state, state=FAILED, error="The disk was written again after it was copied."))
@@ -189,7 +196,7 @@ def alive(sr: SR) -> "set[str]":
     found_ = set()
     for name in files.names(sr.directory):
         key, _, kind = name.partition(".")
-        if kind == KIND and is_running(sr, key):
+        if kind == KIND and job(sr, key).is_running():
             try:
                 found_.add(str(job(sr, key).read().get("operation")))
             except FileNotFoundError:
