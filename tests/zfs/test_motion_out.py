@@ -202,7 +202,8 @@ class TestALiveDisk:
         migration.leave()
         require_whole(migration, writer)
 
-    def test_the_vm_reboots(self, live: "Tuple[Migration, Writer]") -> None:
+    @pytest.mark.parametrize("asks", [True, False])
+    def test_the_vm_reboots(self, live: "Tuple[Migration, Writer]", asks: bool) -> None:
         """What the VM writes after that is not copied, and xapi must learn of it."""
         migration, writer = live
         migration.start()
@@ -212,7 +213,12 @@ class TestALiveDisk:
         migration.source.verb("detach", GUEST)
         assert migration.stat()["complete"]
         migration.source.use(OTHER_GUEST)
-        assert migration.stat()["failed"]
+        if asks:
+            assert migration.stat()["failed"]
+        else:
+            with refused(FAILED) as said:
+                migration.source.verb("deactivate", OTHER_GUEST)
+            assert "written again after it was copied" in said[0]
         migration.source.drop(OTHER_GUEST)
         migration.leave()
         migration.destination.drop(MIRROR)

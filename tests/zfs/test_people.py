@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 import socket
 import subprocess
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -57,6 +57,26 @@ def test_static_vdis(bench: Bench) -> None:
     assert json.loads(command_line("Plugin.Query").stdout)["plugin"] == "zfs-vol"
 
 
+def move_by_hand(by_hand: "Callable[..., Any]", bench: Bench, uri: str) -> None:
+    """The verbs of storage motion."""
+    socket_path = bench.directory / "nbd"
+    run("nbdkit", "--unix", str(socket_path), "memory", "8M")
+    by_hand("Datapath.attach", uri, "0")
+    by_hand("Data.stat", json.dumps(by_hand("Data.mirror", uri, "0", f"nbd+unix:///?socket={socket_path}")))
+    by_hand("Datapath.detach", uri, "0")
+    by_hand("Datapath.attach", uri, "MIR")
+    by_hand("Datapath.activate", uri, "MIR")
+    assert by_hand("Datapath.import_activate", uri, "MIR").endswith(".in")
+    by_hand("Datapath.detach", uri, "MIR")
+
+
+def refused_by_hand(verb: str, part: str, *words: str) -> str:
+    """Checks that a verb is refused with a sentence; returns the verb."""
+    process = command_line(verb, *words)
+    assert (process.returncode, part in process.stderr) == (1, True)
+    return verb
+
+
 def test_every_verb_through_the_library(bench: Bench) -> None:
     """An SR's life by hand: the library's dispatchers check each verb's arguments and result."""
     done = set()
@@ -71,13 +91,13 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     configuration = by_hand("SR.create", "--configuration", "device", bench.disk(), uuid, "name", "description")
     words = [word for pair in configuration.items() for word in ("--configuration", *pair)]
     sr = by_hand("SR.attach", *words)
-    by_hand("SR.set_name", sr, "another")
-    by_hand("SR.set_description", sr, "described")
+    for verb, text in (("set_name", "another"), ("set_description", "described")):
+        by_hand("SR." + verb, sr, text)
     assert by_hand("SR.stat", sr)["name"] == "another"
     volume = by_hand("Volume.create", sr, "disk", "of a VM", str(5 << 20), "true")
     key = volume["key"]
-    by_hand("Volume.set_name", sr, key, "root disk")
-    by_hand("Volume.set_description", sr, key, "of another VM")
+    for verb, text in (("set_name", "root disk"), ("set_description", "of another VM")):
+        by_hand("Volume." + verb, sr, key, text)
     by_hand("Volume.set", sr, key, "vdi-type", "system")
     by_hand("Volume.resize", sr, key, str(8 << 20))
     read = by_hand("Volume.stat", sr, key)
@@ -103,6 +123,8 @@ def test_every_verb_through_the_library(bench: Bench) -> None:
     by_hand("Datapath.deactivate", uri, domain)
     by_hand("Datapath.activate_readonly", uri, domain)
     by_hand("Datapath.detach", uri, domain)
+    move_by_hand(by_hand, bench, uri)
+    done.add(refused_by_hand("Volume.compose", "nothing to compose", sr, clone, key))
     for made in (snapshot, clone):
         by_hand("Volume.destroy", sr, made)
     by_hand("Volume.destroy", sr, key)

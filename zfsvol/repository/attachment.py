@@ -141,7 +141,7 @@ def activate(record: Record, domain: str, mode: str) -> None:
         files.link(str(record.node), links.path(links.DEVICES, record))
         files.link(links.path(links.DEVICES, record), links.path(links.STATISTICS, record))
         if mode == WRITE:
-            mirror.activated(record.sr, record.key)
+            mirror.activated(record.sr, record.key, domain)
         if record.way(domain) == TAPDISK:
             _serve(record, mode)
     except Exception:

@@ -179,16 +179,17 @@ def note_told(named: Job, state: "dict[str, Any]") -> None:
         named.write(dict(state, is_told=True))
 
 
-def activated(sr: SR, key: str) -> None:
+def activated(sr: SR, key: str, domain: str) -> None:
     """A domain writes the VDI again after the end of its job: what was copied is no longer what the disk holds.
 
-    A VM that reboots while it is migrated does that. xapi asks for the job's state before it gives the disk up.
+    A VM that reboots while it is migrated does that. The client learns of it when it asks, or deactivates the domain.
     """
     named = job(sr, key)
     if named.exists():
         state = named.read()
         if state["state"] == FINISHED:
-            named.write(dict(state, state=FAILED, error="The disk was written again after it was copied."))
+            error = "The disk was written again after it was copied."
+            named.write(dict(state, state=FAILED, domain=domain, error=error))
 
 
 def alive(sr: SR) -> "set[str]":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 _LIBRARY = "xapi.storage.api.v5."
-_MODULES = {"Plugin": "plugin", "Datapath": "datapath"}  # all others are in volume
+_MODULES = {"Plugin": "plugin", "Datapath": "datapath", "Data": "datapath"}  # all others are in volume
 
 
 def run(verb: str, function: "Callable[..., Any]") -> int:
