@@ -66,8 +66,7 @@ def run(job: Job, work: "Callable[[Job, Orders], object]") -> None:
     )
     title = f"{job.sr.volume(job.key)}: the {job.kind}"
     with context:
-        state = dict(job.read(), pid=os.getpid())
-        job.write(state)
+        job.write(dict(job.read(), pid=os.getpid(), started=int(time.time())))
         try:
             work(job, orders)
         except Exception as error:  # noqa: BLE001 - whoever waits for it must learn of its end

@@ -62,6 +62,8 @@ class Job:
     def read(self) -> "dict[str, Any]":
         """Its state: `state` (FAILED, FINISHED or a word of the job), `error` if it failed, and what the kind adds.
 
+        `pid` and `started` (seconds since 1970) are there once its process runs; they are for people and for `signal`.
+
         One whose process was killed has failed. Raises FileNotFoundError if there is none.
         """
         is_running = self.is_running()  # before the file is read: it may end in between
