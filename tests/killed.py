@@ -6,6 +6,7 @@ driver.
 """
 
 import os
+import random
 import signal
 import time
 import traceback
@@ -22,6 +23,8 @@ _READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "l
 
 # If the verb is killed during a child, the child does its work this many seconds later, as in a busy pool.
 DELAY = 1.5
+
+IS_THOROUGH = int(os.environ.get("ZFSVOL_STEPS", "0")) >= 200
 _SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
 _REFUSED, _FAILED = 1, 2
@@ -144,9 +147,15 @@ def kill_points(
 
     The caller checks the state after each kill; `arguments` prepares the next run. The state "before" a change is that
     "after" the previous one. `twice`: kills at both, so that each of two calls can be the first to meet that state.
+
+    Unless ZFSVOL_STEPS is 200 or more, it passes over every second one behind the first two, by chance the odd or the
+    even ones: the next run of the tests may take the others.
     """
     number = 1
+    left_out = set() if IS_THOROUGH else {random.randrange(2)}
     while True:
+        if number > 2 and number % 2 in left_out:
+            number += 1
         for moment in ("before", "after") if twice or number == 1 else ("after",):
             if not kill(verb, moment, number, arguments()):
                 assert number > 1, f"{verb} was never killed"

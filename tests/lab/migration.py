@@ -43,7 +43,7 @@ def main() -> None:
     source = new_disk(sr, SIZE)
     writer = Writer(source, source.use(GUEST))
     writer.interval = WRITE_INTERVAL
-    writer.write(0, noise(1, MIB))
+    writer.write(0, noise(1, MIB // 4))
     elsewhere: Any = Elsewhere(path, export)
     migration = Migration(source, elsewhere, Path(tempfile.mkdtemp()), GUEST)
     writer.start()

@@ -118,7 +118,7 @@ def connected(one: Guest, here: str, two: Guest, there: str) -> "Iterator[None]"
 def test_a_disk_moves_to_the_other_host(strangers: "list[tuple[Guest, str]]") -> None:
     """While a VM writes it. The bytes go from the one kernel to the other."""
     (one, source), (two, destination) = strangers
-    disk = two.call("Volume.create", sr=destination, name="v", description="", size=64 << 20, sharable=False)
+    disk = two.call("Volume.create", sr=destination, name="v", description="", size=16 << 20, sharable=False)
     words = {"uri": disk["uri"][0], "domain": MIRROR}
     given = dict(two.call("Datapath.attach", **words)["implementations"])["Nbd"]["uri"]
     two.call("Datapath.activate", **words)
@@ -127,7 +127,7 @@ def test_a_disk_moves_to_the_other_host(strangers: "list[tuple[Guest, str]]") ->
         written, left, passes = json.loads(one.run(PYTHON, "-m", "tests.lab.migration", source, "/run/line", export))
     for verb in ("deactivate", "detach"):
         two.call(f"Datapath.{verb}", **words)
-    script = "import sys; from tests import zvol; print(zvol.checksums({sys.argv[1]: 64 << 20})[sys.argv[1]])"
+    script = "import sys; from tests import zvol; print(zvol.checksums({sys.argv[1]: 16 << 20})[sys.argv[1]])"
     name = f"{destination}/{disk['key']}"
     two.run("zfs", "set", "volmode=dev", name)
     assert two.run(PYTHON, "-c", script, name).strip() == written == left

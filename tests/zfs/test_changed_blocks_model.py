@@ -33,7 +33,7 @@ from zfsvol.repository import allocation
 
 __all__ = ["busy_at_once"]
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 STEPS_EACH = 20
 # What the driver logs of an answer that may be too wide.
 WIDE = ("all holes in it counted", "for an older one without data", "nobody knows")

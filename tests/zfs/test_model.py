@@ -25,7 +25,7 @@ from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import pool
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 STEPS_EACH = 30
 # Hypothesis begins with examples of very few steps.
 SHORT = 12

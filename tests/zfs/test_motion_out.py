@@ -32,7 +32,7 @@ from zfsvol.repository import family, repair
 from zfsvol.repository.sr import SR
 from zfsvol.service.upkeep import Upkeep
 
-SIZE = 64 * MIB
+SIZE = 16 * MIB
 BLOCK = 16 << 10
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -51,8 +51,8 @@ class Writer:
 
     interval = 0.01
 
-    def __init__(self, disk: Disk, given: "Dict[str, Any]", seed: int = 1) -> None:
-        self.content = bytearray(SIZE)
+    def __init__(self, disk: Disk, given: "Dict[str, Any]", seed: int = 1, size: int = SIZE) -> None:
+        self.content = bytearray(size)
         self.connect(given)
         self._random = random.Random(seed)
         self._stop = threading.Event()
@@ -68,7 +68,7 @@ class Writer:
     def step(self) -> None:
         """Writes something somewhere: sectors, blocks, zeroes."""
         length = self._random.choice([512, 4096, BLOCK, 5 * BLOCK])
-        offset = self._random.randrange(0, (SIZE - length) // 512) * 512
+        offset = self._random.randrange(0, (len(self.content) - length) // 512) * 512
         zero = self._random.random() < 0.3
         self.write(offset, bytes(length) if zero else noise(self._random.randrange(1 << 30), length))
 
@@ -423,7 +423,7 @@ class TestFailures:
         migration = Migration(source, destination, tmp_path, HALTED)
         migration.start()
         assert migration.wait()["failed"]
-        assert "the disk at the other end has 33554432 bytes" in migration.state["error"]
+        assert f"the disk at the other end has {SIZE // 2} bytes" in migration.state["error"]
         migration.cancel()
         migration.leave()
         require_nothing(migration)

@@ -20,14 +20,15 @@ from tests.zfs.test_motion_out import SIZE, Writer, content, require_nothing, re
 IS_THOROUGH = int(os.environ.get("ZFSVOL_STEPS", "40")) >= 200
 DISKS = 12 if IS_THOROUGH else 3
 DISKS_OF_EACH = 4
+LARGE = 64 * MIB
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def filled(sr: str, mebibytes: int) -> "Tuple[Disk, Writer]":
     """A disk with so much data, and the VM that uses it."""
-    disk = new_disk(sr, SIZE)
-    writer = Writer(disk, disk.use(GUEST))
+    disk = new_disk(sr, LARGE)
+    writer = Writer(disk, disk.use(GUEST), size=LARGE)
     for number in range(mebibytes):
         writer.write(number * MIB, noise(number, MIB))
     return disk, writer
@@ -37,7 +38,7 @@ def test_the_destination_fills_up(bench: Bench, tmp_path: Path) -> None:
     source, writer = filled(bench.sr(), 60)
     there = bench.sr()
     run("zfs", "set", "quota=30M", there)
-    migration = Migration(source, new_disk(there, SIZE), tmp_path, GUEST)
+    migration = Migration(source, new_disk(there, LARGE), tmp_path, GUEST)
     migration.start()
     assert migration.wait()["failed"]
     assert "full" in migration.state["error"]
@@ -49,7 +50,7 @@ def test_the_destination_fills_up(bench: Bench, tmp_path: Path) -> None:
 def test_the_source_s_pool_is_suspended(bench: Bench, tmp_path: Path) -> None:
     device = bench.faulty_disk()
     source, writer = filled(bench.sr(vdev=device.path), 8)
-    migration = Migration(source, new_disk(bench.sr(), SIZE), tmp_path, GUEST)
+    migration = Migration(source, new_disk(bench.sr(), LARGE), tmp_path, GUEST)
     migration.start()
     assert migration.wait()["complete"]
     device.fail()
@@ -93,7 +94,7 @@ def test_many_disks_at_once(bench: Bench, tmp_path: Path) -> None:
 def test_a_slow_wire(bench: Bench, tmp_path: Path) -> None:
     """10 MB/s, and a VM that writes less."""
     source, writer = filled(bench.sr(), 30)
-    migration = Migration(source, new_disk(bench.sr(), SIZE), tmp_path, GUEST, rate=10e6)
+    migration = Migration(source, new_disk(bench.sr(), LARGE), tmp_path, GUEST, rate=10e6)
     writer.start()
     migration.start()
     assert migration.wait()["complete"]
@@ -106,7 +107,7 @@ def test_a_slow_wire(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.skipif(not IS_THOROUGH, reason="takes minutes; tests/unit/test_pace.py has the same without a wire")
 def test_a_vm_that_writes_too_fast(bench: Bench, tmp_path: Path) -> None:
     source, writer = filled(bench.sr(), 30)
-    migration = Migration(source, new_disk(bench.sr(), SIZE), tmp_path, GUEST, rate=1e6)
+    migration = Migration(source, new_disk(bench.sr(), LARGE), tmp_path, GUEST, rate=1e6)
     stop = threading.Event()
 
     def write() -> None:

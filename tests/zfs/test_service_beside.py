@@ -21,7 +21,7 @@ from zfsvol.service.supervisor import Supervisor
 
 __all__ = ["busy_at_once"]
 
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 
 
 class Restless:

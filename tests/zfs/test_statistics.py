@@ -30,7 +30,7 @@ from zfsvol.service.sight import Looker
 from zfsvol.service.statistics import Statistics
 
 NEAR = 0.05  # relative
-STEPS = int(os.environ.get("ZFSVOL_STEPS", "60"))
+STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 
 
 class Clock:
