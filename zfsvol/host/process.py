@@ -7,6 +7,9 @@ import stat
 from zfsvol.errors import StorageError
 from zfsvol.host import files
 
+# Of this process, if it becomes a daemon.
+_DESCRIPTORS = 1024
+
 _PF_EXITING = 0x4  # proc(5) and linux/sched.h: the process has begun to end
 
 
@@ -41,6 +44,16 @@ def _descriptors(pid: str) -> "list[str]":
         return os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return []
+
+
+def limit_descriptors() -> None:
+    """Limits the descriptors of this process, which is about to become a daemon.
+
+    python-daemon closes every one that the process may have, and half a million take a second and 60 MiB.
+    """
+    import resource  # for daemons only
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
 
 
 def is_ending(pid: str) -> bool:

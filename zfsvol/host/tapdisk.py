@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     State = dict[str, Any]
 
 CONTROL = "/run/blktap-control"
-_SERVERS = CONTROL + "/nbd"
 _CONNECTED = "03"  # in /proc/net/unix (SS_CONNECTED of linux/net.h)
 _CGCLASSIFY = "/usr/bin/cgclassify"
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - tapdisk's statistics are there
@@ -111,12 +110,12 @@ class Tapdisk:
     def has_clients(self) -> bool:
         """Whether anybody is connected to one of its NBD servers, but for those whose connections were handed to it.
 
-        A connection that a server has accepted shows the server's path.
+        A connection that a server has accepted shows the server's path, in the words in which that was bound: releases
+        of tapdisk differ in where the directory is.
         """
-        who = "{}.{}".format(self.state["pid"], self.state["minor"])
+        server = re.compile(r".*/nbd(-old)?{}\.{}\Z".format(self.state["pid"], self.state["minor"]))
         rows = [line.split() for line in files.text("/proc/net/unix").splitlines()]
-        paths = [row[7] for row in rows if len(row) == 8 and row[5] == _CONNECTED]
-        return any(path.startswith(_SERVERS) and path.endswith(who) for path in paths)
+        return any(server.match(row[7]) for row in rows if len(row) == 8 and row[5] == _CONNECTED)
 
     def stop(self) -> None:
         """Closes the device, ends the process and removes its remains, however far the start had come. Idempotent.

@@ -14,7 +14,7 @@ from contextlib import closing
 import time
 
 from zfsvol import log, naming
-from zfsvol.errors import InvalidSize, StorageError
+from zfsvol.errors import InvalidSize, NoSpace, StorageError
 from zfsvol.motion.filled import Filled
 from zfsvol.motion.pace import Pace
 from zfsvol.nbd.client import Client
@@ -141,7 +141,13 @@ class _Mirror:
     def _snapshot(self) -> _Moment:
         written = self._written()
         name = f"{self._zvol}@{naming.mirror_snapshot(self._state['operation'], self._passes + 1)}"
-        changes.create_snapshots(self._pool, name)
+        try:
+            changes.create_snapshots(self._pool, name)
+        except NoSpace as error:
+            raise NoSpace(
+                "There is no room for the snapshot that a disk is copied from. That of a thick disk needs as much "
+                f"space as the disk holds. Make room, or make the disk thin while it moves. {error}"
+            ) from None
         ((guid, size),) = datasets.listing(self._pool, name, types="snapshot", columns=("guid", "logicalreferenced"))
         return _Moment(name, int(guid), int(size), written)
 

@@ -2,7 +2,6 @@
 """A job as a process: detached, ended by its work or by SIGTERM, its end always written down unless it is killed."""
 
 import os
-import resource
 import signal
 import threading
 import time
@@ -11,15 +10,12 @@ import daemon
 
 from zfsvol import log
 from zfsvol.errors import StorageError
-from zfsvol.host import lock
+from zfsvol.host import lock, process
 from zfsvol.repository.job import FAILED, Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
-
-# python-daemon closes every descriptor that the process may have, and half a million take a second and 60 MiB.
-_DESCRIPTORS = 1024
 
 
 class Stopped(StorageError):
@@ -56,7 +52,7 @@ class Orders:
 
 def run(job: Job, work: "Callable[[Job, Orders], object]") -> None:
     """Detaches this process from the verb that has started it and does the work. Never returns."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+    process.limit_descriptors()
     orders = Orders()
     context = daemon.DaemonContext(
         detach_process=True,

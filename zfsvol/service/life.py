@@ -6,7 +6,6 @@ its process id is only for people and other programs, so one that a killed servi
 """
 
 import os
-import resource
 import signal
 import sys
 import threading
@@ -16,16 +15,13 @@ from lockfile.pidlockfile import PIDLockFile
 
 from zfsvol import log
 from zfsvol.errors import LockTimeout
-from zfsvol.host import lock
+from zfsvol.host import lock, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
 PID_FILE = "/run/zfs-vol.pid"
-
-# python-daemon closes every descriptor that the process may have, and half a million take a second and 60 MiB.
-_DESCRIPTORS = 1024
 
 
 class RunsAlready(Exception):
@@ -44,7 +40,7 @@ def run(work: "Callable[[threading.Event], object]", *, detached: bool) -> None:
     except LockTimeout:
         pid = PIDLockFile(PID_FILE).read_pid()
         raise RunsAlready(f"The service of zfs-vol runs already{f', as process {pid}' if pid else ''}.") from None
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+    process.limit_descriptors()
     pid_file = PIDLockFile(PID_FILE)
     pid_file.break_lock()
     stop = threading.Event()
