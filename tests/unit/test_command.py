@@ -60,8 +60,15 @@ def descriptors():
 
 def children():
     """The children of this process, also those that have ended."""
-    stats = (path.read_text() for path in Path("/proc").glob("[0-9]*/stat"))
-    return [text.split()[0] for text in stats if text.rpartition(")")[2].split()[1] == str(os.getpid())]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # another process, which has just ended
+        if text.rpartition(")")[2].split()[1] == str(os.getpid()):
+            found.append(text.split()[0])
+    return found
 
 
 class TestStart:
