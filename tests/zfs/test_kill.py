@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import client
+from tests import attached, client
 from tests.client import VerbError, new_uuid
 from tests.client import call_inside as call
 from tests.killed import DELAY, kill, kill_points, wait_for_children
@@ -426,9 +426,10 @@ def test_volume_destroy(bench: Bench, shape: str) -> None:
                 call("Volume.destroy", sr=sr, key=other)
             assert any(first in name for name in raw_names(sr)), "the first disk is not needed"
         if shape == "with a temporary":
-            temporary = call("Volume.clone", sr=sr, key=key)["key"]
-            call("Volume.set", sr=sr, key=key, k="clone-on-boot", v=temporary)
-            doomed.add(temporary)
+            temporary = call("Volume.clone", sr=sr, key=key)
+            call("Volume.set", sr=sr, key=key, k="clone-on-boot", v=temporary["key"])
+            call("Datapath.attach", uri=temporary["uri"][0], domain="u0_a")
+            doomed.add(temporary["key"])
         before = listed(sr)
         return {"sr": sr, "key": key}
 
@@ -449,6 +450,7 @@ def test_volume_destroy(bench: Bench, shape: str) -> None:
         assert listed(sr) == left
         require_well(sr)
         assert listed(sr) == left
+        assert attached.left(sr) == []
         reserved = run("zfs", "get", "-Hpr", "-t", "volume", "-o", "name,value", "refreservation", sr).splitlines()
         assert [line for line in reserved if "/.gone-" in line and not line.endswith("\t0")] == []
         for name in set(left) - set(kept):

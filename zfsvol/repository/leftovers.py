@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Device nodes that nobody uses any more: SR.attach removes them."""
+"""Device nodes and records that nobody uses any more: SR.attach removes them."""
 
 from zfsvol import log
-from zfsvol.errors import StorageError
+from zfsvol.errors import StorageError, VDIUnavailable
 from zfsvol.repository import attachment
 from zfsvol.repository import record as records
 from zfsvol.repository.sr import SR
@@ -10,13 +10,16 @@ from zfsvol.zfs import datasets, node
 
 
 def hide_unused(sr: SR) -> None:
-    """Removes the nodes and records of VDIs that nobody has attached. Failures are only logged.
+    """Removes the nodes and records of VDIs that nobody has attached, or that are gone. Failures are only logged.
 
     The caller holds the SR's exclusive lock.
     """
     for key in records.all_of(sr):
         try:
             record = records.read(sr, key)
+            if _is_gone(record):
+                log.warning(f"{record.zvol} is gone: removing its record, with {record.summary()}")
+                record.attached.clear()
             if not record.attached:
                 attachment.forget_unused(record)
         except StorageError as error:
@@ -32,3 +35,14 @@ def hide_unused(sr: SR) -> None:
         node.wait(left)
     for zvol in left:
         node.hide(sr.zfs, zvol, None)
+
+
+def _is_gone(record: records.Record) -> bool:
+    """Whether a killed verb has removed the VDI, but not its record. What is active is there: it is open."""
+    if record.active:
+        return False
+    try:
+        record.sr.vdi(record.key)
+    except VDIUnavailable:
+        return True
+    return False
