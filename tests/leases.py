@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The model of the Datapath verbs: who has a VDI attached and activated, and what serves them. Pure.
 
-A VDI has many readers or one writer, by domain; a sharable VDI may have many of both. A snapshot has only readers.
+A VDI has many readers or one writer, by domain; a sharable VDI may have many of both. A snapshot has only readers. A VM
+that is gone gives way to others, and so does a storage migration while nobody is connected to the tapdisk.
 """
 
 from typing import Any, Dict, List, Optional, Set
@@ -17,6 +18,10 @@ def way(domain: str) -> str:
     return NODE if domain.startswith("u0_") else TAPDISK
 
 
+def is_migration(domain: str) -> bool:
+    return domain.startswith("MIR")
+
+
 class Attachment:
     """One VDI's users."""
 
@@ -26,6 +31,7 @@ class Attachment:
         self.has_node = False
         self.tapdisk: Optional[str] = None  # how it has the zvol open
         self.is_dead = False  # the tapdisk
+        self.is_connected = False  # somebody, to this tapdisk
 
     def users(self, how: str) -> "List[str]":
         """The domains that have activated it and access it in this way."""
@@ -39,7 +45,12 @@ class Attachment:
 
     def deactivate(self, domain: str) -> None:
         if self.active.pop(domain, None) is not None and not self.users(TAPDISK):
-            self.tapdisk, self.is_dead = None, False
+            self.tapdisk, self.is_dead, self.is_connected = None, False, False
+
+    def drop_ended_migrations(self, domains: "List[str]") -> None:
+        if not self.is_connected:
+            for domain in filter(is_migration, domains):
+                self.detach(domain)
 
     def detach(self, domain: str) -> None:
         self.deactivate(domain)
@@ -85,13 +96,15 @@ class Datapath(Model):
         if not vdi.sharable:
             others = [other for other in found.active if other != domain and WRITE in (mode, found.active[other])]
             self._drop_gone(found, others)
+            found.drop_ended_migrations(others)
             if any(other in found.active for other in others):
                 raise Refused(IN_USE)
         found.active[domain] = mode
         if way(domain) == TAPDISK:
             reads = vdi.is_snapshot or (mode == READ and not vdi.sharable)
-            if found.tapdisk is None or not reads:
-                found.tapdisk = READ if reads else WRITE
+            serves = WRITE if found.tapdisk == WRITE or not reads else READ
+            if serves != found.tapdisk:
+                found.tapdisk, found.is_connected = serves, False
 
     def deactivate(self, key: str, domain: str) -> None:
         found = self.users_of(key)
@@ -129,6 +142,7 @@ class Datapath(Model):
         if any(found.users(how) for how in served_by):
             found.drop_dead()
             self._drop_gone(found, list(found.attached))
+            found.drop_ended_migrations(list(found.active))
         self._forget_unused(key)
         if any(found.users(how) for how in served_by):
             raise Refused(IN_USE)

@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import note, strategies
+from hypothesis import strategies
 from hypothesis.stateful import invariant, precondition, rule
 
 from tests import zvol
@@ -27,7 +27,7 @@ from tests.client import call_inside, refused
 from tests.killed import kill_group
 from tests.model import BLOCK, GRANULE, Refused, bits, noise
 from tests.zfs.conftest import Bench, run
-from tests.zfs.test_model import ANY, MOST, Volumes, busy_at_once, check, run_machine
+from tests.zfs.test_model import ANY, MOST, Volumes, busy_at_once, check, note, run_machine
 from zfsvol import log
 from zfsvol.repository import allocation
 

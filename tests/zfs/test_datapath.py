@@ -307,6 +307,23 @@ class TestLeases:
             disk.drop("")
 
     @only_stand_in  # of xenstore-list
+    def test_a_vm_and_a_migration_that_are_gone(self, disk: Disk) -> None:
+        """Both give way at once, but a migration that somebody is connected for does not."""
+        with blktap.domains(GUEST):
+            disk.use(GUEST, readonly=True)
+            uri = disk.use(MIGRATION, readonly=True)["Nbd"]["uri"]
+        with blktap.domains(OTHER_GUEST):
+            with blktap.connect(uri), refused(IN_USE):
+                disk.use(OTHER_GUEST)
+            assert disk.record.active == {MIGRATION: "ro"}
+        with blktap.domains(GUEST, OTHER_GUEST):
+            disk.use(GUEST, readonly=True)
+        with blktap.domains(OTHER_GUEST):
+            disk.use(OTHER_GUEST)
+            assert disk.record.active == {OTHER_GUEST: "rw"}
+            disk.drop(OTHER_GUEST)
+
+    @only_stand_in  # of xenstore-list
     def test_a_vm_that_is_gone_and_whose_disk_the_kernel_serves(
         self, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

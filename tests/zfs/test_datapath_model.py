@@ -8,19 +8,19 @@ written. ZFSVOL_STEPS sets the approximate number of steps.
 
 import os
 import shutil
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import note, strategies
+from hypothesis import strategies
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from tests import attached, blktap, zvol
 from tests.client import VerbError, call_inside
 from tests.killed import kill_group
-from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, way
+from tests.leases import NODE, READ, TAPDISK, WRITE, Datapath, is_migration, way
 from tests.model import BLOCK, GRANULE, Refused, checksum, noise, observed
 from tests.zfs.conftest import Bench
 from tests.zfs.test_model import (
@@ -28,9 +28,11 @@ from tests.zfs.test_model import (
     Volumes,
     busy_at_once,
     check,
+    note,
     run_machine,
 )
 from zfsvol.naming import Root
+from zfsvol.repository import record as records
 from zfsvol.repository.sr import SR
 from zfsvol.zfs import datasets
 
@@ -56,7 +58,7 @@ class Datapaths(Volumes):
         super().__init__()
         self.model: Datapath = Datapath()
         self.given: "Dict[Tuple[str, str], Any]" = {}  # the answers of attach
-        self.clients: "Dict[str, List[Any]]" = {}  # connections to a VDI's tapdisk, which VMs keep
+        self.clients: "Dict[str, Any]" = {}  # a connection to each VDI's tapdisk, which VMs and migrations keep
 
     @property
     def root(self) -> Root:
@@ -173,9 +175,18 @@ class Datapaths(Volumes):
         else:
             with blktap.connect(path) as client:
                 client.write(offset, data)
-            # VMs keep their connections.
-            if len(self.clients.setdefault(key, [])) < 2:
-                self.clients[key].append(blktap.connect(path))
+            self.keep_connected(key, path)
+
+    def keep_connected(self, key: str, path: str) -> None:
+        found = self.model.users_of(key)
+        if not found.is_connected:
+            self.disconnect(key)
+            self.clients[key] = blktap.connect(path)
+            found.is_connected = True
+
+    def disconnect(self, key: str) -> None:
+        if key in self.clients:
+            self.clients.pop(key).close()
 
     def read(self, key: str, domain: str) -> None:
         """Reads the whole VDI, which must hold what was written."""
@@ -189,6 +200,7 @@ class Datapaths(Volumes):
             with blktap.connect(path) as client:
                 assert client.size() == len(expected)
                 content = client.read(0, len(expected))
+            self.keep_connected(key, path)
         assert checksum(content) == checksum(expected), (key, domain)
 
     @rule(
@@ -274,12 +286,14 @@ class Datapaths(Volumes):
         if users and (verb in RELEASES or users[which % len(users)][1] not in self.model.gone):
             key, name = users[which % len(users)]
         note(f"{verb}({self.name(key)}, {name!r}) killed {'after' if after else 'before'} change {border}")
+        tapdisk = records.read(SR(self.sr), key).tapdisk
         kill_group(verb, border, after=after, uri=self.root.uri(key), domain=name)
         if recovers:
             self.attach_sr()
         if then == "repeat":
             self.use(verb, key, name)
             return
+        self.learn_what_ended(key, tapdisk)
         if then == "activate" and name not in self.model.gone:
             self.use("Datapath.activate", key, name)
             if self.model.users_of(key).active.get(name) == (READ if self.is_snapshot(key) else WRITE):
@@ -288,16 +302,28 @@ class Datapaths(Volumes):
         # The killed verb may have noticed a dead tapdisk, or not.
         self.attach_sr()
 
+    def learn_what_ended(self, key: str, tapdisk: "Optional[Dict[str, Any]]") -> None:
+        """A killed verb may have ended this tapdisk, and the leases of migrations that nobody is connected for."""
+        found, record = self.model.users_of(key), records.read(SR(self.sr), key)
+        if tapdisk is None or tapdisk.get("pid") not in blktap.tapdisks():
+            found.is_connected = False
+        for domain in [] if found.is_connected else list(filter(is_migration, found.attached)):
+            if domain not in record.active or record.tapdisk is None:
+                found.deactivate(domain)
+            if domain not in record.attached:
+                found.detach(domain)
+
     @invariant()
     def there_is_what_somebody_needs(self) -> None:
         attachments = self.model.attachments
-        records, nodes = attached.records(self.sr), attached.nodes(self.sr)
+        recorded, nodes = attached.records(self.sr), attached.nodes(self.sr)
         assert {
-            key: {"attached": sorted(record["attached"]), "active": record["active"]} for key, record in records.items()
+            key: {"attached": sorted(record["attached"]), "active": record["active"]}
+            for key, record in recorded.items()
         } == self.model.in_use()
         assert set(nodes) == {key for key, found in attachments.items() if found.has_node}
         assert sorted(datasets.with_own_volmode(SR(self.sr).zfs, self.sr)) == sorted(map(self.zvol, nodes))
-        served = {key: records[key]["tapdisk"] for key, found in attachments.items() if found.tapdisk}
+        served = {key: recorded[key]["tapdisk"] for key, found in attachments.items() if found.tapdisk}
         servers = attached.links(attached.SERVERS, self.sr)
         assert set(servers) == set(served)
         active = [key for key, found in attachments.items() if found.active]
@@ -313,9 +339,8 @@ class Datapaths(Volumes):
         assert sorted(blktap.tapdisks()) == sorted(tapdisks)
         if not served:
             assert blktap.leftovers() == []
-        for key in set(self.clients) - {key for key in served if not attachments[key].is_dead}:
-            for client in self.clients.pop(key):
-                client.close()
+        for key in set(self.clients) - {key for key in served if attachments[key].is_connected}:
+            self.disconnect(key)
         for key, domain in set(self.given) - set(self.users("attached")):
             del self.given[key, domain]
         for key, domain in list(self.given):
@@ -340,8 +365,8 @@ class Datapaths(Volumes):
     def compare(self) -> None:
         """The state of all VDIs and their contents, even of those without a node."""
         contents = attached.checksums({self.zvol(key): self.size(key) for key in self.model.vdis})
-        records = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
-        found = {key: observed(record, contents.get(self.zvol(key))) for key, record in records.items()}
+        listed = {record["key"]: record for record in call_inside("SR.ls", sr=self.sr)}
+        found = {key: observed(record, contents.get(self.zvol(key))) for key, record in listed.items()}
         assert found == self.model.summary()
         check(self.sr)
 
@@ -357,7 +382,7 @@ class Datapaths(Volumes):
         finally:
             # If something failed, the next example must not find its remains.
             blktap.sweep()
-            for directory in (attached.RECORDS, attached.SERVERS, attached.STATISTICS):
+            for directory in (attached.RECORDS, attached.SERVERS, attached.STATISTICS, attached.DEVICES):
                 shutil.rmtree(str(directory), ignore_errors=True)
             super().teardown()
 

@@ -127,7 +127,9 @@ def activate(record: Record, domain: str, mode: str) -> None:
     elif record.active.get(domain) == WRITE:
         mode = WRITE
     obstacles = record.obstacles(domain, mode)
-    if obstacles and (_detach_gone(record, obstacles) or drop_ended_migrations(record, obstacles)):
+    if obstacles:
+        _detach_gone(record, obstacles)
+        drop_ended_migrations(record, obstacles)
         obstacles = record.obstacles(domain, mode)
     if obstacles:
         raise VDIInUse(
@@ -267,28 +269,24 @@ def drop_served_by_dead(record: Record) -> None:
             deactivate(record, domain)
 
 
-def _detach_gone(record: Record, domains: "list[str]") -> bool:
-    """Detaches those of the domains that are VMs and gone; returns whether there were any.
+def _detach_gone(record: Record, domains: "list[str]") -> None:
+    """Detaches those of the domains that are VMs and gone.
 
     They exist because the client ignores the errors of deactivate and detach and does not repeat the call.
     """
-    gone = _gone(domains)
-    for domain in gone:
+    for domain in _gone(domains):
         _detach_vanished(record, domain)
-    return bool(gone)
 
 
-def drop_ended_migrations(record: Record, domains: "list[str]") -> bool:
-    """Detaches those of the domains that are storage migrations without a connection; returns whether there were any.
+def drop_ended_migrations(record: Record, domains: "list[str]") -> None:
+    """Detaches those of the domains that are storage migrations without a connection.
 
     They exist because xapi does not detach the disk of a halted VM after it has moved. Only for who needs the disk: a
     migration that has just begun is not connected yet either.
     """
-    ended = ended_migrations(record, domains)
-    for domain in ended:
+    for domain in ended_migrations(record, domains):
         log.warning(f"{record.zvol}: {records.called(domain)} has ended; its lease ends")
         detach(record, domain)
-    return bool(ended)
 
 
 def ended_migrations(record: Record, domains: "list[str]") -> "list[str]":
