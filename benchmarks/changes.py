@@ -116,8 +116,8 @@ class Line:
         return result
 
 
-def each_change(bench: Bench, most: int) -> "list[dict[str, Any]]":
-    """The table; `most` MiB changed at most."""
+def each_change(bench: Bench, most: int, deepest: int) -> "list[dict[str, Any]]":
+    """The table; `most` MiB changed at most, and there are at most `deepest` generations of clones."""
     print(f"{'milliseconds of wall clock':55}{'python':>8}{'send':>9}{'verb':>9}{'ratio':>8}{'MiB':>9}")
     results = []
     for size in [size for size in SIZES if size <= most]:
@@ -144,7 +144,7 @@ def each_change(bench: Bench, most: int) -> "list[dict[str, Any]]":
     line = Line(bench, 10 * GIB)
     line.write(0, MIB)
     first, depth = line.snapshot(), 0
-    for wanted in DEPTHS:
+    for wanted in [wanted for wanted in DEPTHS if wanted <= deepest]:
         while depth < wanted:
             line.descend()
             depth += 1

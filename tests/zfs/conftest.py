@@ -89,10 +89,12 @@ class Disk:
         run("dmsetup", "create", "--noudevsync", name, "--uuid", f"mpath-{name}", "--table", table)
         (made,) = [path for path in Path("/sys/block").glob("dm-*/dm/name") if path.read_text().strip() == name]
         self.path = f"/dev/{made.parent.parent.name}"
+        self.is_well = True
         wait_until(lambda: os.path.exists(self.path), self.path)
         Udev.settle()
 
     def _load(self, table: str) -> None:
+        self.is_well = False
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
         run("dmsetup", "load", self.name, "--table", table)
         run("dmsetup", "resume", "--noudevsync", self.name)
@@ -111,11 +113,14 @@ class Disk:
 
     def hang(self) -> None:
         """Makes every read and write hang from now on, without an error."""
+        self.is_well = False
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
 
     def mend(self) -> None:
         """Makes it work again, with its old content."""
-        self._load(f"0 {self.sectors} linear {self.loop} 0")
+        if not self.is_well:
+            self._load(f"0 {self.sectors} linear {self.loop} 0")
+            self.is_well = True
 
     def remove(self) -> None:
         """Removes it from the host; its content stays."""

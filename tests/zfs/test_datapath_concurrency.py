@@ -15,7 +15,7 @@ from zfsvol.naming import Root
 SEED = int(os.environ.get("ZFSVOL_SEED", str(random.randrange(1 << 32))))
 IN_USE = "SR_BACKEND_FAILURE_24"
 VDIS = 10
-CALLS = 40
+CALLS = 30
 READERS = 12
 DOMAINS = ("7", "8", "u0_a", "u0_b", "MIRabc")
 # More verbs that make something than verbs that remove it, so that they collide.

@@ -249,7 +249,7 @@ def test_verbs_while_both_are_at_work(sr: str, bench: Bench, sanoid: "Callable[.
     alive: "dict[str, int]" = {}
     with again_and_again(both) as rounds:
         number = 0
-        while number < 8 or rounds[0] < 2:
+        while number < 4 or rounds[0] < 1:
             number += 1
             disk = create(sr, SIZE)
             write(sr, disk, number)

@@ -16,7 +16,7 @@ import pytest
 from tests import client, tapdisk
 from tests.client import call_inside as call
 from tests.client import new_uuid
-from tests.killed import kill
+from tests.killed import STRIDE, kill
 from tests.model import noise
 from tests.zfs.conftest import MIB, run, wait_until
 from tests.zfs.disk import (
@@ -315,11 +315,15 @@ def recorded_disk(sr: str) -> Moving:
 
 @pytest.mark.usefixtures("without_udev")
 def test_compose_is_killed(own_sr: str) -> None:
-    """After each of its changes: all or nothing. SR.attach and a repetition both go on from there."""
+    """After each of its changes: all or nothing. SR.attach and a repetition both go on from there.
+
+    Of the changes after which the disk is composed, it takes one in STRIDE.
+    """
     moving = recorded_disk(own_sr)
     before = unchanging(own_sr)
     states: "List[bool]" = []
-    while kill("Volume.compose", "after", len(states) + 1, moving.arguments):
+    number = 1
+    while kill("Volume.compose", "after", number, moving.arguments):
         states.append(naming.VDI_COMPOSED in SR(own_sr).vdi(moving.leaf.key).values)
         is_renamed = moving.parent.zvol not in datasets_of(own_sr)
         if not states[-1] or len(states) % 2:
@@ -327,10 +331,13 @@ def test_compose_is_killed(own_sr: str) -> None:
         if not states[-1]:
             assert unchanging(own_sr) == before
             if not is_renamed:
+                number += 1
                 continue  # with the same disk: nothing has happened to it
-            assert kill("Volume.compose", "after", len(states), moving.arguments)
+            assert kill("Volume.compose", "after", number, moving.arguments)
+            number += 1
         else:
             moving.require_composed()  # and can be used
+            number += STRIDE
         moving.compose()
         moving.require_composed()
         moving.remove()
