@@ -91,7 +91,7 @@ def test_many_attachments(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
         assert now[0] == descriptors
         assert now[1] - objects < times
 
-    require_nothing_left(max(15, STEPS // 4), 0.02)
+    require_nothing_left(max(8, STEPS // 4), 0.02)
     # Without the looks, which take fifty times as long as the rest.
     monkeypatch.setattr(Looker, "look", lambda *_, **__: Sight(0, None))
     require_nothing_left(1000, 0)

@@ -548,7 +548,7 @@ class TestBackup:
         early = base
         if purges:
             destroy_data(sr, base)
-        for number in range(15):
+        for number in range(12):
             fill(sr, disk, *(number * 13 % 500 + more for more in range(3)), seed=number)
             discard(sr, disk, number * 31 % 500)
             zero(sr, disk, number * 17 % 500)
