@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import random
 import threading
+import time
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
@@ -257,6 +258,23 @@ class TestADiskOfAHaltedVM:
         assert nbd_read(given, 5 * MIB, len(data)) == data
         assert list(destination.record.attached) == [OTHER_GUEST]
         destination.drop(OTHER_GUEST)
+
+    def test_a_server_that_cannot_flush(self, two_srs: "Tuple[str, str]", tmp_path: Path) -> None:
+        """As a tapdisk. The copy is complete when a ZFS that it is on has written it; xapi destroys the source then."""
+        source = new_disk(two_srs[0], SIZE)
+        given = source.use(GUEST)
+        nbd_write(given, 5 * MIB, b"x" * 512)
+        source.drop(GUEST)
+        source.attach(BESIDE)
+        path = tmp_path / "nbd"
+        pwrite = f"pwrite=cat > {tmp_path}/written"
+        run("nbdkit", "--unix", str(path), "eval", f"get_size=echo {SIZE}", "pread=exit 1", pwrite)
+        operation = call("Data.mirror", uri=source.uri, domain=HALTED, remote=f"nbd+unix:///?socket={path}")
+        wait_until(lambda: call("Data.stat", operation=operation)["complete"], "the copy")
+        assert time.time() - (tmp_path / "written").stat().st_mtime > 5
+        source.drop(BESIDE)
+        run("pkill", "nbdkit")
+        source.volume("destroy")
 
     def test_the_destination_is_in_use_until_the_end(self, two_srs: "Tuple[str, str]", tmp_path: Path) -> None:
         source, destination = new_disk(two_srs[0], SIZE), new_disk(two_srs[1], SIZE)

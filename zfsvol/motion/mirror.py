@@ -40,6 +40,8 @@ _LOOK_INTERVAL = 0.2  # for orders and the end of the connection, while there is
 _PASS_INTERVAL = 1.0  # between two passes of a copy that is in step, at least
 _SHARE = 3  # a pass that took a second is followed by three without one: of twelve jobs at once, none slows all others
 _BLIND_INTERVAL = 30.0  # likewise, if nothing was written: the kernel does not count what is freed
+# Until a ZFS at the other end has written what it got: it does so every five seconds (zfs_txg_timeout), in a while.
+_DURABLE_AFTER = 10.0
 
 _NEARLY = 0.99  # the progress before the copy is in step
 
@@ -88,6 +90,8 @@ class _Mirror:
             while not self._orders.finish:
                 self._pass()
                 if self._pace.is_close:
+                    if "was_in_step" not in self._state:
+                        self._become_durable()
                     self._report(state=mirror.IN_STEP, was_in_step=True, progress=1.0)
                     self._wait()
             self._obey()
@@ -100,6 +104,20 @@ class _Mirror:
                 mirror.drop_snapshots(self._job.sr, self._job.key, self._state["operation"])
             except StorageError as error:
                 log.warning(f"{self._zvol}: snapshots of the mirror stay until the SR is attached again: {error}")
+
+    def _become_durable(self) -> None:
+        """Waits until a power cut at the other end cannot harm the copy of a halted VM's disk, or until an order comes.
+
+        xapi destroys the source as soon as the copy is complete, and leaves the other end open. What closes the disk of
+        a running VM there, before that goes on, also waits for its data.
+        """
+        if self._client.can_flush or self._state["domain"] != mirror.NOBODY:
+            return  # `flush` has seen to it, or the close will
+        end = time.monotonic() + _DURABLE_AFTER
+        while time.monotonic() < end and not self._orders.finish:
+            self._orders.obey()
+            self._client.check()
+            self._orders.changed.wait(_LOOK_INTERVAL)
 
     def _obey(self) -> None:
         self._orders.obey()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 KIND = "mirror"
+NOBODY = "-1"  # xapi's domain for the disk of a halted VM
 
 # The states of a job, besides FAILED and FINISHED.
 COPYING = "copying"

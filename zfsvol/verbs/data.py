@@ -16,7 +16,6 @@ from zfsvol.repository.job import FAILED
 from zfsvol.repository.record import Locked
 
 _KIND = "MirrorV1"
-_NOBODY = "-1"  # xapi's domain for the disk of a halted VM
 
 # Seconds. xapi asks again at once, so the answer waits for news.
 _NEWS_LIMIT = 1.0
@@ -33,7 +32,7 @@ def mirror(dbg: str, uri: str, domain: str, remote: str) -> "list[str]":
     root, key = naming.parse_uri(uri)
     sr = srs.find(root.dataset)
     with Locked(sr, key) as record:
-        if domain != _NOBODY and domain not in record.attached:
+        if domain != mirrors.NOBODY and domain not in record.attached:
             raise InvalidArgument(
                 f"The VDI {key} cannot be mirrored for {records.called(domain)}, which has not attached it."
             )
