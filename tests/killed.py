@@ -25,7 +25,7 @@ _READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "l
 DELAY = 1.5
 
 # All borders take minutes more: ZFSVOL_STEPS=200 is for who has them.
-STRIDE = 1 if int(os.environ.get("ZFSVOL_STEPS", "0")) >= 200 else 4
+STRIDE = 1 if int(os.environ.get("ZFSVOL_STEPS", "0")) >= 200 else 5
 _SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
 _REFUSED, _FAILED = 1, 2

@@ -31,7 +31,7 @@ from zfsvol.zfs import pool
 STEPS = int(os.environ.get("ZFSVOL_STEPS", "40"))
 STEPS_EACH = 30
 # Hypothesis begins with examples of very few steps.
-SHORT = 7
+SHORT = 6
 MOST = 10
 LOOK_EVERY = 3
 
