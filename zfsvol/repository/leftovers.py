@@ -17,7 +17,8 @@ def hide_unused(sr: SR) -> None:
     for key in records.all_of(sr):
         try:
             record = records.read(sr, key)
-            if _is_gone(record):
+            # What is active is there: it is open.
+            if record.attached and not record.active and _is_gone(record):
                 log.warning(f"{record.zvol} is gone: removing its record, with {record.summary()}")
                 record.attached.clear()
             if not record.attached:
@@ -38,9 +39,7 @@ def hide_unused(sr: SR) -> None:
 
 
 def _is_gone(record: records.Record) -> bool:
-    """Whether a killed verb has removed the VDI, but not its record. What is active is there: it is open."""
-    if record.active:
-        return False
+    """Whether a killed verb has removed the VDI, but not its record."""
     try:
         record.sr.vdi(record.key)
     except VDIUnavailable:
