@@ -23,10 +23,10 @@ _READING += [("zpool", "status"), ("zdb", "-l"), ("blkid", "-p"), ("tap-ctl", "l
 
 # If the verb is killed during a child, the child does its work this many seconds later, as in a busy pool.
 DELAY = 1.5
+_SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
 # All borders take minutes more: ZFSVOL_STEPS=200 is for who has them.
 STRIDE = 1 if int(os.environ.get("ZFSVOL_STEPS", "0")) >= 200 else 5
-_SLOWLY = ("sh", "-c", f'sleep {DELAY}; exec "$0" "$@"')
 
 _REFUSED, _FAILED = 1, 2
 

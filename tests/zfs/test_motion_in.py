@@ -325,19 +325,17 @@ def test_compose_is_killed(own_sr: str) -> None:
     number = 1
     while kill("Volume.compose", "after", number, moving.arguments):
         states.append(naming.VDI_COMPOSED in SR(own_sr).vdi(moving.leaf.key).values)
+        this, number = number, number + (STRIDE if states[-1] else 1)
         is_renamed = moving.parent.zvol not in datasets_of(own_sr)
         if not states[-1] or len(states) % 2:
             attach_again(own_sr)
         if not states[-1]:
             assert unchanging(own_sr) == before
             if not is_renamed:
-                number += 1
                 continue  # with the same disk: nothing has happened to it
-            assert kill("Volume.compose", "after", number, moving.arguments)
-            number += 1
+            assert kill("Volume.compose", "after", this, moving.arguments)
         else:
             moving.require_composed()  # and can be used
-            number += STRIDE
         moving.compose()
         moving.require_composed()
         moving.remove()

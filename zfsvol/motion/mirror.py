@@ -40,7 +40,7 @@ _LOOK_INTERVAL = 0.2  # for orders and the end of the connection, while there is
 _PASS_INTERVAL = 1.0  # between two passes of a copy that is in step, at least
 _SHARE = 3  # a pass that took a second is followed by three without one: of twelve jobs at once, none slows all others
 _BLIND_INTERVAL = 30.0  # likewise, if nothing was written: the kernel does not count what is freed
-# Until a ZFS at the other end has written what it got: it does so every five seconds (zfs_txg_timeout), in a while.
+# Until a ZFS at the other end has written what it got: it begins to do so every five seconds (zfs_txg_timeout).
 _DURABLE_AFTER = 10.0
 
 _NEARLY = 0.99  # the progress before the copy is in step
